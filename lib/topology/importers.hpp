@@ -1,0 +1,44 @@
+/// One importer for each format that machines' tools print. An importer looks at text, takes what it knows and leaves the rest: a paste may
+/// hold the output of several tools with prompts between, excerpts may begin and end anywhere.
+#pragma once
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "topology/names.hpp"
+#include "topology/tree.hpp"
+
+namespace dsinfer::topology {
+
+/// What an importer is given, and where it leaves things. Each importer fills a Node of its own, with the facts of this text alone (only facts:
+/// network, links and nvlink-by-rule are decided later); join() brings them together. Findings of importers: "truncated", "garbled", "unreadable".
+struct Capture {
+  std::string_view text;
+  std::string name;   ///< of the file, for evidence and sources
+  Node node;
+};
+
+struct Importer {
+  const char* format;                           ///< "ibstat"
+  bool (*recognises)(std::string_view text);    ///< by content; cheap; no false alarm on the other formats
+  void (*read)(Capture& capture);               ///< never throws for bad text
+};
+
+/// All importers of text, in the order in which they are tried; every one that recognises a text reads it.
+DSINFER_INTERNAL std::span<const Importer> importers();
+
+// import_rdma.cpp (verbs tools), import_gids.cpp (show_gids, ibdev2netdev, rdma link, /dev/infiniband, fi_info)
+extern const Importer kIbvDevinfo, kIbstat, kIbstatus, kShowGids, kIbdev2netdev, kRdmaLink, kUverbsListing, kFiInfo;
+// import_ip.cpp
+extern const Importer kIpAddr, kIpBrief, kIpRoute, kIfconfig, kIpJson;
+// import_tables.cpp (small tables in CSV), import_settings.cpp, import_nccl_log.cpp
+extern const Importer kInterfacesCsv, kRailsCsv, kVersionsCsv, kGpusCsv, kSettings, kNcclLog, kNcclGraph;
+// import_nvidia_smi.cpp, import_lspci.cpp
+extern const Importer kSmiTopo, kSmiTable, kSmiQuery, kSmiNvlink, kLspci, kLspciTree;
+// import_nccl_xml.cpp, import_hwloc_xml.cpp
+extern const Importer kNcclXml, kHwlocXml;
+
+/// Facts of a sysfs tree (sys/, proc/, dev/, etc/ below it): the live machine's or a captured one. `complete`: it was gathered whole.
+DSINFER_INTERNAL Node read_sysfs(const Tree& tree, const std::string& name);
+
+}  // namespace dsinfer::topology

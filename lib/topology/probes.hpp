@@ -1,0 +1,14 @@
+/// Live sources. Each gives a Node with what it knows and never throws for something absent; join() brings them together.
+#pragma once
+#include <string>
+
+#include "topology/names.hpp"
+
+namespace dsinfer::topology {
+
+DSINFER_INTERNAL Node probe_nvml(const std::string& library);    ///< GPUs, NVLink, peer matrix, driver; library opened at run time
+DSINFER_INTERNAL Node probe_verbs(const std::string& library);   ///< verbs devices, ports, GIDs; whether each can be opened
+DSINFER_INTERNAL Node probe_netlink();                           ///< interfaces, addresses, routes of this network namespace
+DSINFER_INTERNAL Node probe_process(const ProbeOptions& options);///< limits, control group, environment, nccl.conf files, NCCL library and plug-ins
+
+}  // namespace dsinfer::topology
