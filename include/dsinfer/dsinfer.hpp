@@ -1,7 +1,7 @@
 /// All of libdsinfer's C++ interface.
 #pragma once
 #include "dsinfer/cluster.hpp"
-include "dsinfer/config.hpp"
+#include "dsinfer/config.hpp"
 #include "dsinfer/engine.hpp"
 #include "dsinfer/error.hpp"
 #include "dsinfer/forward.hpp"
