@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "topology/names.hpp"
 #include "topology/tree.hpp"
@@ -26,6 +27,11 @@ struct Importer {
 
 /// All importers of text, in the order in which they are tried; every one that recognises a text reads it.
 DSINFER_INTERNAL std::span<const Importer> importers();
+
+/// A text as importers get it: UTF-8, lines ended by '\n', without terminal escapes and control characters.
+DSINFER_INTERNAL std::string plain_text(std::string_view text);
+/// What each importer that knows the text makes of it, in the table's order; an exception of one becomes a finding. Empty if none knows it.
+DSINFER_INTERNAL std::vector<Node> import_capture(std::string_view text, const std::string& name);
 
 // import_rdma.cpp (verbs tools), import_gids.cpp (show_gids, ibdev2netdev, rdma link, /dev/infiniband, fi_info)
 extern const Importer kIbvDevinfo, kIbstat, kIbstatus, kShowGids, kIbdev2netdev, kRdmaLink, kUverbsListing, kFiInfo;
