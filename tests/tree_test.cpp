@@ -252,15 +252,15 @@ TEST(ArchiveTree, SaysThatThisBuildReadsNone) {
 
 #endif
 
-TEST(PlainText, UndoesWhatTerminalsAndShellsDo) {
-  EXPECT_EQ(plain_text("\x1b[4mGPU0\tGPU1\x1b[0m\r\nGPU0\t X \r\n"), "GPU0\tGPU1\nGPU0\t X \n");
-  EXPECT_EQ(plain_text("\xef\xbb\xbfname,x"), "name,x");
-  EXPECT_EQ(plain_text(std::string_view("\xff\xfe" "C\0A\0\n\0", 8)), "CA\n");
-  EXPECT_EQ(plain_text(std::string_view("\xfe\xff\0C\0A", 6)), "CA");
-  EXPECT_EQ(plain_text("a\x1b]0;title\ab"), "ab");
-  EXPECT_EQ(plain_text("\x1b["), "");
-  EXPECT_EQ(plain_text("\x1b"), "");
-  EXPECT_EQ(plain_text("bad \xff byte"), "bad \xef\xbf\xbd byte");
+TEST(TidyText, UndoesWhatTerminalsAndShellsDo) {
+  EXPECT_EQ(tidy_text("\x1b[4mGPU0\tGPU1\x1b[0m\r\nGPU0\t X \r\n"), "GPU0\tGPU1\nGPU0\t X \n");
+  EXPECT_EQ(tidy_text("\xef\xbb\xbfname,x"), "name,x");
+  EXPECT_EQ(tidy_text(std::string_view("\xff\xfe" "C\0A\0\n\0", 8)), "CA\n");
+  EXPECT_EQ(tidy_text(std::string_view("\xfe\xff\0C\0A", 6)), "CA");
+  EXPECT_EQ(tidy_text("a\x1b]0;title\ab"), "ab");
+  EXPECT_EQ(tidy_text("\x1b["), "");
+  EXPECT_EQ(tidy_text("\x1b"), "");
+  EXPECT_EQ(tidy_text("bad \xff byte"), "bad \xef\xbf\xbd byte");
 }
 
 TEST(Importers, KnowNothingOfProse) {

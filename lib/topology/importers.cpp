@@ -58,7 +58,7 @@ size_t escape_length(std::string_view text, size_t at) {
 
 }  // namespace
 
-std::string plain_text(std::string_view text) {
+std::string tidy_text(std::string_view text) {
   std::string converted;
   if (text.substr(0, 2) == "\xff\xfe" || text.substr(0, 2) == "\xfe\xff") {
     converted = from_utf16(text.substr(2), text[0] == '\xfe');
@@ -86,7 +86,7 @@ std::span<const Importer> importers() {
 }
 
 std::vector<Node> import_capture(std::string_view text, const std::string& name) {
-  const std::string plain = plain_text(text);
+  const std::string plain = tidy_text(text);
   std::vector<Node> parts;
   for (const Importer& importer : importers()) {
     Capture capture{plain, name, {}};

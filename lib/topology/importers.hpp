@@ -29,7 +29,7 @@ struct Importer {
 DSINFER_INTERNAL std::span<const Importer> importers();
 
 /// A text as importers get it: UTF-8, lines ended by '\n', without terminal escapes and control characters.
-DSINFER_INTERNAL std::string plain_text(std::string_view text);
+DSINFER_INTERNAL std::string tidy_text(std::string_view text);
 /// What each importer that knows the text makes of it, in the table's order; an exception of one becomes a finding. Empty if none knows it.
 DSINFER_INTERNAL std::vector<Node> import_capture(std::string_view text, const std::string& name);
 

@@ -34,9 +34,9 @@ class SubTree : public Tree {
  public:
   SubTree(std::shared_ptr<const Tree> tree, std::string folder) : tree_(std::move(tree)), folder_(std::move(folder)) {}
 
-  std::optional<std::string> read(std::string_view path, size_t limit) const override {
+  std::optional<std::string> read(std::string_view path, size_t limit, size_t offset) const override {
     const auto place = walk(path, true);
-    return place ? tree_->read(below(*place), limit) : std::nullopt;
+    return place ? tree_->read(below(*place), limit, offset) : std::nullopt;
   }
   std::vector<std::string> list(std::string_view path) const override {
     const auto place = walk(path, true);

@@ -17,8 +17,8 @@ class DSINFER_INTERNAL Tree {
  public:
   static constexpr size_t kReadLimit = size_t{1} << 20;
   virtual ~Tree() = default;
-  /// Content, at most `limit` bytes of it.
-  virtual std::optional<std::string> read(std::string_view path, size_t limit = kReadLimit) const = 0;
+  /// Content, at most `limit` bytes of it, from `offset` on.
+  virtual std::optional<std::string> read(std::string_view path, size_t limit = kReadLimit, size_t offset = 0) const = 0;
   /// Names in a folder, sorted with numbers by value (mlx5_2 before mlx5_10); empty if there is none.
   virtual std::vector<std::string> list(std::string_view path) const = 0;
   virtual bool exists(std::string_view path) const = 0;

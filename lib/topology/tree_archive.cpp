@@ -52,10 +52,10 @@ class ArchiveTree : public Tree {
     if (root_.children.empty()) throw Error(Error::bad_format, name + ": no tar archive, or nothing in it" + (damage_.empty() ? "" : " (" + damage_ + ")"));
   }
 
-  std::optional<std::string> read(std::string_view path, size_t limit) const override {
+  std::optional<std::string> read(std::string_view path, size_t limit, size_t offset) const override {
     const Entry* entry = target(path);
     if (!entry || entry->kind != Entry::file) return std::nullopt;
-    return entry->content.substr(0, limit);
+    return entry->content.substr(std::min(offset, entry->content.size()), limit);
   }
   std::vector<std::string> list(std::string_view path) const override {
     std::vector<std::string> names;

@@ -24,9 +24,9 @@ class FolderTree : public Tree {
     while (!root_.empty() && root_.back() == '/') root_.pop_back();
   }
 
-  std::optional<std::string> read(std::string_view path, size_t limit) const override {
+  std::optional<std::string> read(std::string_view path, size_t limit, size_t offset) const override {
     const auto place = walk(path, true);
-    return place ? content(*place, limit) : std::nullopt;
+    return place ? content(*place, limit, offset) : std::nullopt;
   }
 
   std::vector<std::string> list(std::string_view path) const override {
@@ -68,7 +68,7 @@ class FolderTree : public Tree {
     struct stat status;
     if (!place || stat(absolute(*place).c_str(), &status) != 0) return place && (errno == EACCES || errno == EPERM);
     if (S_ISDIR(status.st_mode)) return access(absolute(*place).c_str(), R_OK | X_OK) != 0;
-    return S_ISREG(status.st_mode) && !content(*place, 1);
+    return S_ISREG(status.st_mode) && !content(*place, 1, 0);
   }
 
  private:
@@ -87,11 +87,12 @@ class FolderTree : public Tree {
   }
 
   // Devices and pipes are not read: they may block.
-  std::optional<std::string> content(const std::string& path, size_t limit) const {
+  std::optional<std::string> content(const std::string& path, size_t limit, size_t offset) const {
     const int file = open(absolute(path).c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
     if (file < 0) return std::nullopt;
     struct stat status;
     bool whole = fstat(file, &status) == 0 && S_ISREG(status.st_mode);
+    if (whole && offset > 0) whole = lseek(file, static_cast<off_t>(offset), SEEK_SET) >= 0;
     std::string text;
     std::array<char, 4096> page;
     while (whole && text.size() < limit) {
