@@ -1,13 +1,17 @@
 // MpiComm: host tensors between MPI processes. Bytes are copied into stages that this class owns, exchanged by Isend and Irecv, and
 // tested in the one wait loop; after a failure the stages are kept for MPI, which cannot be told to let go of them.
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <optional>
 
 #include "comm/host_comm.hpp"
 #include "comm/mpi_fabric.hpp"
 
 namespace dsinfer {
 namespace {
+
+constexpr std::chrono::milliseconds kGrace(200);  // for what a rank sent before it left
 
 class MpiComm : public HostComm {
  public:
@@ -120,6 +124,7 @@ class MpiComm : public HostComm {
   /// Waits until all that was started has arrived and left.
   void finish(const char* operation) {
     polls_ = 0;
+    left_at_.reset();
     wait(operation, [&] { return missing(); }, [&] { return test(operation); });
     requests_.clear();
     flights_.clear();
@@ -163,13 +168,14 @@ class MpiComm : public HostComm {
     return peers;
   }
 
-  /// A peer that said goodbye sends no more. What it sent before has been matched by then; a grace covers the copying.
+  /// A peer that said goodbye sends no more. What it sent before has been matched by then; a grace without movement covers the copying.
   void look_for_leavers(const char* operation) {
-    constexpr uint64_t kGracePolls = 1024;
+    const auto now = std::chrono::steady_clock::now();
+    const auto grace = std::min<std::chrono::milliseconds>(kGrace, world_.stall_timeout() / 4);
     for (const int peer : missing()) {
       if (!fabric_->left(job_rank(peer))) continue;
-      if (!left_at_) left_at_ = polls_;
-      if (polls_ > left_at_ + kGracePolls) world_.throw_left(peer, operation);
+      if (!left_at_ || moved_ != progress_) left_at_ = now, moved_ = progress_;
+      if (now - *left_at_ > grace) world_.throw_left(peer, operation);
     }
   }
 
@@ -189,7 +195,8 @@ class MpiComm : public HostComm {
   std::vector<Flight> flights_;
   std::vector<int> completed_;
   std::vector<MPI_Status> statuses_;
-  uint64_t polls_ = 0, left_at_ = 0;
+  uint64_t polls_ = 0, moved_ = 0;
+  std::optional<std::chrono::steady_clock::time_point> left_at_;  ///< when a peer that is waited for was seen to have left
 };
 
 }  // namespace

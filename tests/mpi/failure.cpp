@@ -45,8 +45,8 @@ int main(int argc, char** argv) {
   const std::string scene = argc > 1 ? argv[1] : "";
   std::unique_ptr<World> world = mpi_world();
   world->set_stall_timeout(2s);
-  const std::unique_ptr<World> part = world->split(0, world->rank());
-  const std::unique_ptr<Comm> comm = make_host_comm(*part);
+  std::unique_ptr<World> part = world->split(0, world->rank());
+  std::unique_ptr<Comm> comm = make_host_comm(*part);
   const int rank = world->rank();
   // Nobody fails before all others are where the failure shall find them.
   if (rank == kBad)
@@ -71,8 +71,8 @@ int main(int argc, char** argv) {
   } else if (scene == "left") {
     if (rank == kBad) {
       // As an application that returns from the block which holds its World, and goes on with other things.
-      const_cast<std::unique_ptr<Comm>&>(comm).reset();
-      const_cast<std::unique_ptr<World>&>(part).reset();
+      comm.reset();
+      part.reset();
       world.reset();
       std::this_thread::sleep_for(30s);
       return 1;
