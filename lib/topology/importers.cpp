@@ -81,7 +81,17 @@ std::string tidy_text(std::string_view text) {
 }
 
 std::span<const Importer> importers() {
-  static const std::array<Importer, 0> all = {};
+  static const std::array all = {
+      // tables of devices first: what they state goes before what listings let one conclude
+      kIbvDevinfo,
+      kIbstat,
+      kIbstatus,
+      kShowGids,
+      kRdmaLink,
+      kIbdev2netdev,
+      kUverbsListing,
+      kFiInfo,
+  };
   return all;
 }
 

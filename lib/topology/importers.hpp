@@ -1,6 +1,7 @@
 /// One importer for each format that machines' tools print. An importer looks at text, takes what it knows and leaves the rest: a paste may
 /// hold the output of several tools with prompts between, excerpts may begin and end anywhere.
 #pragma once
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -34,15 +35,32 @@ DSINFER_INTERNAL std::string tidy_text(std::string_view text);
 DSINFER_INTERNAL std::vector<Node> import_capture(std::string_view text, const std::string& name);
 
 // import_rdma.cpp (verbs tools), import_gids.cpp (show_gids, ibdev2netdev, rdma link, /dev/infiniband, fi_info)
-extern const Importer kIbvDevinfo, kIbstat, kIbstatus, kShowGids, kIbdev2netdev, kRdmaLink, kUverbsListing, kFiInfo;
-// import_ip.cpp
-extern const Importer kIpAddr, kIpBrief, kIpRoute, kIfconfig, kIpJson;
+DSINFER_INTERNAL extern const Importer kIbvDevinfo, kIbstat, kIbstatus, kShowGids, kIbdev2netdev, kRdmaLink, kUverbsListing, kFiInfo;
+// import_ip.cpp, import_ip_json.cpp, import_ifconfig.cpp
+DSINFER_INTERNAL extern const Importer kIpAddr, kIpBrief, kIpRoute, kIfconfig, kIpJson;
 // import_tables.cpp (small tables in CSV), import_settings.cpp, import_nccl_log.cpp
-extern const Importer kInterfacesCsv, kRailsCsv, kVersionsCsv, kGpusCsv, kSettings, kNcclLog, kNcclGraph;
+DSINFER_INTERNAL extern const Importer kInterfacesCsv, kRailsCsv, kVersionsCsv, kGpusCsv, kSettings, kNcclLog, kNcclGraph;
 // import_nvidia_smi.cpp, import_lspci.cpp
-extern const Importer kSmiTopo, kSmiTable, kSmiQuery, kSmiNvlink, kLspci, kLspciTree;
+DSINFER_INTERNAL extern const Importer kSmiTopo, kSmiTable, kSmiQuery, kSmiNvlink, kLspci, kLspciTree;
 // import_nccl_xml.cpp, import_hwloc_xml.cpp
-extern const Importer kNcclXml, kHwlocXml;
+DSINFER_INTERNAL extern const Importer kNcclXml, kHwlocXml;
+
+/// A line of rails.csv: which HCA is on which rail, as a person wrote it down. Carried in Node::settings as {"rail:<hca>", "<role>|<subnet>|<yes|no|>",
+/// origin}, so that join() and the JSON form need to know nothing of it; the netdev is among the port's netdevs.
+struct RailFact {
+  std::string hca, role, subnet;  ///< "rocep80s0", "rail0" or "out-of-band" (not for NCCL) or "", "10.32.16.0/24" or ""
+  std::optional<bool> routed;     ///< to the other rails; nullopt: not said
+};
+DSINFER_INTERNAL std::vector<RailFact> rail_facts(const Node& node);
+
+/// A table of several nodes (heading "node,"): one Node a line, with its name and what the columns say of its host. machines.cpp gives each to
+/// the machine of that name; the first column is also the prefix of that node's files.
+DSINFER_INTERNAL std::vector<Node> read_versions_csv(std::string_view text, const std::string& name);
+
+/// Host names before the lines of an NCCL log ("host:pid:tid [rank] NCCL INFO"), in order of appearance; empty if no line has one.
+DSINFER_INTERNAL std::vector<std::string> nccl_log_hosts(std::string_view text);
+/// The lines of that host, with those that bear no host name at all.
+DSINFER_INTERNAL std::string nccl_log_of_host(std::string_view text, std::string_view host);
 
 /// Facts of a sysfs tree (sys/, proc/, dev/, etc/ below it): the live machine's or a captured one. `complete`: it was gathered whole.
 DSINFER_INTERNAL Node read_sysfs(const Tree& tree, const std::string& name);
