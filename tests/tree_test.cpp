@@ -3,42 +3,15 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 
 #include "dsinfer/error.hpp"
+#include "scratch_folder.hpp"
 #include "topology/importers.hpp"
 #include "topology/tree.hpp"
 
 namespace dsinfer::topology {
 namespace {
-
-namespace fs = std::filesystem;
-
-class Folder {
- public:
-  Folder() {
-    path_ = fs::temp_directory_path() / ("dsinfer_tree_" + std::to_string(getpid()) + "_" + std::to_string(count_++));
-    fs::create_directories(path_);
-  }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  void file(const std::string& name, const std::string& content) const {
-    fs::create_directories((path_ / name).parent_path());
-    std::ofstream(path_ / name, std::ios::binary) << content;
-  }
-  void link(const std::string& name, const std::string& target) const {
-    fs::create_directories((path_ / name).parent_path());
-    fs::create_symlink(target, path_ / name);
-  }
-  std::string path(const std::string& below = "") const { return (path_ / below).string(); }
-
- private:
-  fs::path path_;
-  static inline int count_ = 0;
-};
 
 // The ustar format: headers of 512 bytes, content padded to 512.
 class Tar {
@@ -80,7 +53,7 @@ TEST(NaturalOrder, CountsNumbersByValue) {
 }
 
 TEST(FolderTree, ReadsFilesAndFollowsLinksInside) {
-  const Folder folder;
+  const ScratchFolder folder;
   folder.file("sys/devices/pci0000:00/0000:00:01.0/class", "0x020000\n");
   folder.file("sys/devices/pci0000:00/0000:00:01.0/empty", "");
   folder.link("sys/bus/pci/devices/0000:00:01.0", "../../../devices/pci0000:00/0000:00:01.0");
@@ -99,7 +72,7 @@ TEST(FolderTree, ReadsFilesAndFollowsLinksInside) {
 }
 
 TEST(FolderTree, NeverShowsWhatLiesOutside) {
-  const Folder folder;
+  const ScratchFolder folder;
   folder.file("secret", "outside");
   folder.file("root/inside", "x");
   folder.link("root/up", "../secret");
@@ -115,7 +88,7 @@ TEST(FolderTree, NeverShowsWhatLiesOutside) {
 }
 
 TEST(FolderTree, EndsInCirclesOfLinks) {
-  const Folder folder;
+  const ScratchFolder folder;
   folder.link("a", "b");
   folder.link("b", "a");
   folder.link("c", "c/c");
@@ -129,9 +102,9 @@ TEST(FolderTree, EndsInCirclesOfLinks) {
 
 TEST(FolderTree, SaysWhatCannotBeRead) {
   if (geteuid() == 0) GTEST_SKIP() << "root reads everything";
-  const Folder folder;
+  const ScratchFolder folder;
   folder.file("closed", "x");
-  fs::permissions(folder.path("closed"), fs::perms::none);
+  std::filesystem::permissions(folder.path("closed"), std::filesystem::perms::none);
   const auto tree = folder_tree(folder.path());
   EXPECT_FALSE(tree->read("closed"));
   EXPECT_TRUE(tree->unreadable("closed"));
@@ -139,7 +112,7 @@ TEST(FolderTree, SaysWhatCannotBeRead) {
 }
 
 TEST(FolderTree, NeverWaitsForPipes) {
-  const Folder folder;
+  const ScratchFolder folder;
   ASSERT_EQ(0, std::system(("mkfifo " + folder.path("pipe")).c_str()));
   EXPECT_FALSE(folder_tree(folder.path())->read("pipe"));
 }
@@ -151,7 +124,7 @@ TEST(FolderTree, ReadsTheMachineItself) {
 }
 
 TEST(SubTree, KeepsLinksInItself) {
-  const Folder folder;
+  const ScratchFolder folder;
   folder.file("top/sys/devices/x/value", "7");
   folder.link("top/sys/class/x", "../devices/x");
   folder.link("top/out", "../other");
@@ -217,7 +190,7 @@ TEST(ArchiveTree, RefusesWhatIsNone) {
 }
 
 TEST(ArchiveTree, ReadsEveryCompression) {
-  const Folder folder;
+  const ScratchFolder folder;
   folder.file("run/sys/class/net/eth0/mtu", "1500\n");
   for (const std::string packer : {"cat", "gzip", "bzip2", "xz", "zstd"}) {
     if (std::system(("command -v " + packer + " > /dev/null").c_str()) != 0) continue;
@@ -231,7 +204,7 @@ TEST(ArchiveTree, ReadsEveryCompression) {
 }
 
 TEST(ArchiveTree, OpensOneCompressedFile) {
-  const Folder folder;
+  const ScratchFolder folder;
   folder.file("ibstat.txt", "CA 'mlx5_0'\n");
   ASSERT_EQ(0, std::system(("gzip " + folder.path("ibstat.txt")).c_str()));
   std::ifstream in(folder.path("ibstat.txt.gz"), std::ios::binary);
