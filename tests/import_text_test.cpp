@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "topology/importers.hpp"
 
 using namespace dsinfer;
@@ -13,7 +15,8 @@ using testing::SizeIs;
 
 namespace {
 
-const Importer* const kAll[] = {&kIbvDevinfo, &kIbstat, &kIbstatus, &kShowGids, &kIbdev2netdev, &kRdmaLink, &kUverbsListing, &kFiInfo};
+const Importer* const kAll[] = {&kIbvDevinfo, &kIbstat, &kIbstatus, &kShowGids, &kIbdev2netdev, &kRdmaLink, &kUverbsListing, &kFiInfo,
+                                &kIpAddr,     &kIpBrief, &kIpRoute,  &kIpJson,   &kIfconfig};
 
 // Formats that claim the text.
 std::vector<std::string> claims(std::string_view text) {
@@ -35,6 +38,17 @@ Node read(const Importer& importer, std::string_view text) {
 std::vector<std::string> codes(const Node& node) {
   std::vector<std::string> all;
   for (const Finding& finding : node.findings) all.push_back(finding.code);
+  return all;
+}
+
+std::vector<std::string> names(const Node& node) {
+  std::vector<std::string> all;
+  for (const Interface& interface : node.interfaces) all.push_back(interface.name);
+  return all;
+}
+std::vector<std::string> kinds(const Node& node) {
+  std::vector<std::string> all;
+  for (const Interface& interface : node.interfaces) all.push_back(interface.kind);
   return all;
 }
 
@@ -297,6 +311,218 @@ TEST(FiInfo, ReadsProvidersAndEfaDevices) {
   EXPECT_EQ(node.hcas[0].vendor_id, 0x1d0fu);
 }
 
+// ip, ifconfig: captured with iproute2 6.1 and net-tools 2.10 in a network namespace ----------------------------------------------------------
+
+constexpr const char* kIpDetails = R"(1: lo: <LOOPBACK,UP,LOWER_UP> mtu 65536 qdisc noqueue state UNKNOWN group default qlen 1000
+    link/loopback 00:00:00:00:00:00 brd 00:00:00:00:00:00 promiscuity 0  allmulti 0 minmtu 0 maxmtu 0
+    inet 127.0.0.1/8 scope host lo
+    inet6 ::1/128 scope host 
+2: veth1@veth0: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1500 qdisc noqueue master br0 state UP group default qlen 1000
+    link/ether 52:1d:02:07:95:ad brd ff:ff:ff:ff:ff:ff promiscuity 1  allmulti 1 minmtu 68 maxmtu 65535 
+    veth 
+    bridge_slave state forwarding
+    inet6 fe80::501d:2ff:fe07:95ad/64 scope link tentative 
+3: veth0@veth1: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1500 qdisc noqueue state UP group default qlen 1000
+    link/ether 0e:df:9f:02:13:d0 brd ff:ff:ff:ff:ff:ff promiscuity 1  allmulti 0 minmtu 68 maxmtu 65535 
+    veth
+    inet 10.0.0.5/24 scope global veth0
+    inet 10.0.0.6/24 scope global secondary veth0:1
+    inet6 fe80::cdf:9fff:fe02:13d0/64 scope link tentative 
+4: br0: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1500 qdisc noqueue state UP group default qlen 1000
+    link/ether 52:1d:02:07:95:ad brd ff:ff:ff:ff:ff:ff promiscuity 0  allmulti 0 minmtu 68 maxmtu 65535 
+    bridge forward_delay 1500
+    inet6 fe80::501d:2ff:fe07:95ad/64 scope link tentative 
+5: mv0@veth0: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1500 qdisc noqueue state UP group default qlen 1000
+    link/ether 8a:7a:06:1d:6f:e6 brd ff:ff:ff:ff:ff:ff promiscuity 0  allmulti 0 minmtu 68 maxmtu 65535 
+    macvlan mode vepa bcqueuelen 1000 usedbcqueuelen 1000
+    inet6 fe80::887a:6ff:fe1d:6fe6/64 scope link tentative 
+6: vx0: <BROADCAST,MULTICAST> mtu 1450 qdisc noop state DOWN group default qlen 1000
+    link/ether b6:09:e0:dd:cc:30 brd ff:ff:ff:ff:ff:ff promiscuity 0  allmulti 0 minmtu 68 maxmtu 65535 
+    vxlan id 4 dev veth0 srcport 0 0 dstport 4789 ttl auto ageing 300 udpcsum noudp6zerocsumtx noudp6zerocsumrx
+7: tap0: <BROADCAST,MULTICAST> mtu 1500 qdisc noop state DOWN group default qlen 1000
+    link/ether de:00:12:ce:8d:04 brd ff:ff:ff:ff:ff:ff promiscuity 0  allmulti 0 minmtu 68 maxmtu 65521 
+    tun type tap pi off vnet_hdr off persist on
+)";
+constexpr const char* kIpJsonText = R"([{"ifname":"lo","flags":["LOOPBACK","UP","LOWER_UP"],"mtu":65536,"operstate":"UNKNOWN","link_type":"loopback","address":"00:00:00:00:00:00","addr_info":[{"family":"inet","local":"127.0.0.1","prefixlen":8},{"family":"inet6","local":"::1","prefixlen":128}]},{"link":"veth0","ifname":"veth1","flags":["BROADCAST","MULTICAST","UP","LOWER_UP"],"mtu":1500,"master":"br0","operstate":"UP","link_type":"ether","address":"52:1d:02:07:95:ad","linkinfo":{"info_kind":"veth","info_slave_kind":"bridge"},"addr_info":[{"family":"inet6","local":"fe80::501d:2ff:fe07:95ad","prefixlen":64}]},{"link":"veth1","ifname":"veth0","flags":["BROADCAST","MULTICAST","UP","LOWER_UP"],"mtu":1500,"operstate":"UP","link_type":"ether","address":"0e:df:9f:02:13:d0","linkinfo":{"info_kind":"veth"},"addr_info":[{"family":"inet","local":"10.0.0.5","prefixlen":24},{"family":"inet","local":"10.0.0.6","prefixlen":24},{"family":"inet6","local":"fe80::cdf:9fff:fe02:13d0","prefixlen":64}]},{"ifname":"br0","flags":["BROADCAST","MULTICAST","UP","LOWER_UP"],"mtu":1500,"operstate":"UP","link_type":"ether","address":"52:1d:02:07:95:ad","linkinfo":{"info_kind":"bridge"},"addr_info":[{"family":"inet6","local":"fe80::501d:2ff:fe07:95ad","prefixlen":64}]},{"link":"veth0","ifname":"mv0","flags":["BROADCAST","MULTICAST","UP","LOWER_UP"],"mtu":1500,"operstate":"UP","link_type":"ether","address":"8a:7a:06:1d:6f:e6","linkinfo":{"info_kind":"macvlan"},"addr_info":[{"family":"inet6","local":"fe80::887a:6ff:fe1d:6fe6","prefixlen":64}]},{"ifname":"vx0","flags":["BROADCAST","MULTICAST"],"mtu":1450,"operstate":"DOWN","link_type":"ether","address":"b6:09:e0:dd:cc:30","linkinfo":{"info_kind":"vxlan"},"addr_info":[]},{"ifname":"tap0","flags":["BROADCAST","MULTICAST"],"mtu":1500,"operstate":"DOWN","link_type":"ether","address":"de:00:12:ce:8d:04","linkinfo":{"info_kind":"tun"},"addr_info":[]}])";
+constexpr const char* kIfconfigText = R"(br0: flags=4163<UP,BROADCAST,RUNNING,MULTICAST>  mtu 1500
+        inet6 fe80::501d:2ff:fe07:95ad  prefixlen 64  scopeid 0x20<link>
+        ether 52:1d:02:07:95:ad  txqueuelen 1000  (Ethernet)
+
+lo: flags=73<UP,LOOPBACK,RUNNING>  mtu 65536
+        inet 127.0.0.1  netmask 255.0.0.0
+        inet6 ::1  prefixlen 128  scopeid 0x10<host>
+        loop  txqueuelen 1000  (Local Loopback)
+
+mv0: flags=4163<UP,BROADCAST,RUNNING,MULTICAST>  mtu 1500
+        inet6 fe80::887a:6ff:fe1d:6fe6  prefixlen 64  scopeid 0x20<link>
+        ether 8a:7a:06:1d:6f:e6  txqueuelen 1000  (Ethernet)
+
+tap0: flags=4098<BROADCAST,MULTICAST>  mtu 1500
+        ether de:00:12:ce:8d:04  txqueuelen 1000  (Ethernet)
+
+veth0: flags=4163<UP,BROADCAST,RUNNING,MULTICAST>  mtu 1500
+        inet 10.0.0.5  netmask 255.255.255.0  broadcast 0.0.0.0
+        inet6 fe80::cdf:9fff:fe02:13d0  prefixlen 64  scopeid 0x20<link>
+        ether 0e:df:9f:02:13:d0  txqueuelen 1000  (Ethernet)
+
+veth0:1: flags=4163<UP,BROADCAST,RUNNING,MULTICAST>  mtu 1500
+        inet 10.0.0.6  netmask 255.255.255.0  broadcast 0.0.0.0
+        ether 0e:df:9f:02:13:d0  txqueuelen 1000  (Ethernet)
+
+veth1: flags=4163<UP,BROADCAST,RUNNING,MULTICAST>  mtu 1500
+        inet6 fe80::501d:2ff:fe07:95ad  prefixlen 64  scopeid 0x20<link>
+        ether 52:1d:02:07:95:ad  txqueuelen 1000  (Ethernet)
+
+vx0: flags=4098<BROADCAST,MULTICAST>  mtu 1450
+        ether b6:09:e0:dd:cc:30  txqueuelen 1000  (Ethernet)
+
+)";
+constexpr const char* kIpBriefText = R"(lo               UNKNOWN        127.0.0.1/8 ::1/128 
+veth1@veth0      UP             fe80::501d:2ff:fe07:95ad/64 
+veth0@veth1      UP             10.0.0.5/24 10.0.0.6/24 fe80::cdf:9fff:fe02:13d0/64 
+br0              UP             fe80::501d:2ff:fe07:95ad/64 
+mv0@veth0        UP             fe80::887a:6ff:fe1d:6fe6/64 
+vx0              DOWN           
+tap0             DOWN           
+)";
+
+TEST(IpAddr, ReadsNamesFlagsKindsAndAddresses) {
+  const Node node = read(kIpAddr, kIpDetails);
+  ASSERT_THAT(names(node), ElementsAre("lo", "veth1", "veth0", "br0", "mv0", "vx0", "tap0"));
+  EXPECT_EQ(kinds(node), (std::vector<std::string>{"loopback", "veth", "veth", "bridge", "macvlan", "tunnel", "tunnel"}));
+  const auto& all = node.interfaces;
+  EXPECT_EQ(all[0].type, "loopback");
+  EXPECT_EQ(all[0].mtu, 65536);
+  EXPECT_EQ(all[0].up, true);
+  EXPECT_EQ(all[1].master, "br0");
+  EXPECT_EQ(all[1].type, "ethernet");
+  EXPECT_THAT(all[3].lower, ElementsAre("veth1"));
+  EXPECT_THAT(all[4].lower, ElementsAre("veth0"));
+  EXPECT_THAT(all[1].lower, IsEmpty());
+  EXPECT_EQ(all[5].up, false);
+  EXPECT_EQ(all[2].mac, "0e:df:9f:02:13:d0");
+  EXPECT_EQ(all[2].addresses, (std::vector<Address>{{"10.0.0.5", 24}, {"10.0.0.6", 24}, {"fe80::cdf:9fff:fe02:13d0", 64}}));
+  EXPECT_FALSE(node.interfaces_complete);
+  EXPECT_THAT(node.findings, IsEmpty());
+}
+
+TEST(IpAddr, JsonAndTextAndIfconfigAgree) {
+  Node text = read(kIpAddr, kIpDetails), json = read(kIpJson, kIpJsonText), brief = read(kIpBrief, kIpBriefText), old = read(kIfconfig, kIfconfigText);
+  EXPECT_TRUE(json.interfaces_complete);
+  EXPECT_EQ(text.interfaces, json.interfaces);
+  ASSERT_EQ(names(text), names(brief));
+  for (size_t i = 0; i < text.interfaces.size(); ++i) {
+    EXPECT_EQ(text.interfaces[i].addresses, brief.interfaces[i].addresses);
+    EXPECT_EQ(text.interfaces[i].lower.empty(), brief.interfaces[i].lower.empty() && text.interfaces[i].name != "br0") << text.interfaces[i].name;
+    EXPECT_EQ(text.interfaces[i].up, brief.interfaces[i].up);
+    const auto same = std::find_if(old.interfaces.begin(), old.interfaces.end(), [&](const Interface& o) { return o.name == text.interfaces[i].name; });
+    ASSERT_NE(same, old.interfaces.end());
+    EXPECT_EQ(same->up, text.interfaces[i].up);
+    EXPECT_EQ(same->mtu, text.interfaces[i].mtu);
+    EXPECT_EQ(same->type, text.interfaces[i].type);
+    EXPECT_THAT(same->addresses, testing::UnorderedElementsAreArray(text.interfaces[i].addresses));
+  }
+}
+
+TEST(IpAddr, ReadsVlansBondsAndInfiniBand) {
+  const Node node = read(kIpAddr,
+                         "4: ib0: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 2044 qdisc mq state UP group default qlen 256\n"
+                         "    link/infiniband 80:00:10:fe:fe:80:00:00:00:00:00:00:b8:59:9f:03:00:c9:23:9c brd 00:ff\n    inet 192.168.0.4/24 scope global ib0\n"
+                         "5: eth2: <BROADCAST,MULTICAST,SLAVE,UP,LOWER_UP> mtu 9000 qdisc mq master bond0 state UP mode DEFAULT group default qlen 1000\n"
+                         "    link/ether 0c:42:a1:9a:67:66 brd ff:ff:ff:ff:ff:ff promiscuity 0 minmtu 68 maxmtu 9978 \n    bond_slave state ACTIVE mii_status UP numtxqueues 63 parentbus pci parentdev 0000:8b:00.0 \n"
+                         "    altname enp139s0f0np0\n"
+                         "6: bond0: <BROADCAST,MULTICAST,MASTER,UP,LOWER_UP> mtu 9000 qdisc noqueue state UP group default qlen 1000\n    link/ether 0c:42:a1:9a:67:66 brd ff:ff:ff:ff:ff:ff promiscuity 0\n"
+                         "    bond mode 802.3ad miimon 100\n"
+                         "7: bond0.503@bond0: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 9000 qdisc noqueue state UP\n    link/ether 0c:42:a1:9a:67:66 brd ff:ff:ff:ff:ff:ff promiscuity 0\n"
+                         "    vlan protocol 802.1Q id 503 <REORDER_HDR>\n    inet 172.16.163.31/24 scope global bond0.503\n"
+                         "8: eth3: <NO-CARRIER,BROADCAST,MULTICAST,UP> mtu 1500 qdisc mq state DOWN group default qlen 1000\n"
+                         "9: net1@if12: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1500 qdisc noqueue state UP\n    inet 10.152.0.12/22 scope global net1\n");
+  const auto& all = node.interfaces;
+  ASSERT_THAT(names(node), ElementsAre("ib0", "eth2", "bond0", "bond0.503", "eth3", "net1"));
+  EXPECT_EQ(all[0].type, "infiniband");
+  EXPECT_EQ(all[1].kind, "physical");
+  EXPECT_EQ(all[1].bus_id, "0000:8b:00.0");
+  EXPECT_EQ(all[1].master, "bond0");
+  EXPECT_EQ(all[2].kind, "bond");
+  EXPECT_THAT(all[2].lower, ElementsAre("eth2"));
+  EXPECT_EQ(all[3].kind, "vlan");
+  EXPECT_THAT(all[3].lower, ElementsAre("bond0"));
+  EXPECT_EQ(all[4].up, false);
+  EXPECT_THAT(all[5].lower, IsEmpty());
+  EXPECT_EQ(all[5].kind, "");
+}
+
+TEST(IpAddr, ReadsOneLineForm) {
+  const Node node = read(kIpAddr,
+                         "1: lo    inet 127.0.0.1/8 scope host lo\\       valid_lft forever preferred_lft forever\n"
+                         "2: eth0    inet 10.0.0.5/24 brd 10.0.0.255 scope global eth0\\       valid_lft forever preferred_lft forever\n2: eth0    inet6 fe80::1/64 scope link \n");
+  ASSERT_THAT(names(node), ElementsAre("lo", "eth0"));
+  EXPECT_EQ(node.interfaces[1].addresses, (std::vector<Address>{{"10.0.0.5", 24}, {"fe80::1", 64}}));
+  const Node link = read(kIpAddr, "2: eth0: <BROADCAST,UP,LOWER_UP> mtu 1500 state UP mode DEFAULT\\    link/ether 52:1d:02:07:95:ad brd ff:ff:ff:ff:ff:ff\n");
+  EXPECT_EQ(link.interfaces[0].mac, "52:1d:02:07:95:ad");
+}
+
+TEST(IpAddr, SaysWhatIsGarbledOrCut) {
+  EXPECT_THAT(codes(read(kIpAddr, "1: lo: <LOOPBACK,UP> mtu 65536\n    inet 300.0.0.1/8\n2: eth0: <BROADC")), ElementsAre("garbled", "truncated"));
+  EXPECT_EQ(read(kIpAddr, "1: lo: <LOOPBACK,UP> mtu 99999999999999999999\n").interfaces[0].mtu, 0);
+  EXPECT_THAT(codes(read(kIpJson, R"([{"ifname":"lo","flags":["UP"]},{"ifname":"eth0","fla)")), ElementsAre("truncated"));
+  EXPECT_FALSE(read(kIpJson, R"([{"ifname":"lo","flags":["UP"]},{"ifname":"eth0","flags":[]},{"ifn)").interfaces_complete);
+  EXPECT_THAT(codes(read(kIpJson, R"([{"ifname":"lo",,}])")), ElementsAre("garbled"));
+}
+
+TEST(IpBrief, ReadsAddressesOfPeersAndInfiniBand) {
+  const Node node = read(kIpBrief,
+                         "lo               UNKNOWN        127.0.0.1/8 ::1/128 \ntun0             UNKNOWN        10.9.0.1 peer 10.9.0.2/32 \n"
+                         "eth0             UP             10.0.0.5/24 metric 100 fe80::1/64 \ndocker0 DOWN\n");
+  ASSERT_THAT(names(node), ElementsAre("lo", "tun0", "eth0", "docker0"));
+  EXPECT_EQ(node.interfaces[1].addresses, (std::vector<Address>{{"10.9.0.1", 32}}));
+  EXPECT_THAT(node.interfaces[2].addresses, SizeIs(2));
+  EXPECT_EQ(node.interfaces[3].up, false);
+  EXPECT_THAT(node.findings, IsEmpty());
+  const Node link = read(kIpBrief, "ib0 UP 80:00:10:fe:fe:80:00:00:00:00:00:00:b8:59:9f:03:00:c9:23:9c <BROADCAST,MULTICAST,UP,LOWER_UP>\neth1 DOWN 52:1d:02:07:95:ad <NO-CARRIER,BROADCAST,UP>\n");
+  EXPECT_EQ(link.interfaces[0].type, "infiniband");
+  EXPECT_EQ(link.interfaces[1].up, false);
+}
+
+TEST(IpRoute, TheLowestMetricHoldsTheDefaultRoute) {
+  const auto holder = [](std::string_view text, const Importer& importer = kIpRoute) {
+    for (const Interface& interface : read(importer, text).interfaces) {
+      if (interface.default_route) return interface.name;
+    }
+    return std::string();
+  };
+  EXPECT_EQ(holder("default via 203.0.113.1 dev wlP9s9 proto dhcp src 203.0.113.10 metric 600 \n"), "wlP9s9");
+  EXPECT_EQ(holder("default via 10.0.0.1 dev a metric 600\ndefault via 10.1.0.1 dev b proto dhcp metric 100\n"), "b");
+  EXPECT_EQ(holder("default via 10.0.0.1 dev a metric 600\ndefault via 10.1.0.1 dev b\n"), "b");
+  EXPECT_EQ(holder("default via fe80::1 dev a proto ra metric 100\ndefault via 10.1.0.1 dev b metric 200\n"), "b");
+  EXPECT_EQ(holder("default proto static metric 100 \n\tnexthop via 10.0.0.1 dev a weight 1 \n\tnexthop via 10.1.0.1 dev b weight 1\n"), "a");
+  EXPECT_EQ(holder("default via 10.0.0.1 dev a table 100\ndefault dev ppp0 scope link\n"), "ppp0");
+  EXPECT_EQ(holder("Kernel IP routing table\nDestination     Gateway         Genmask         Flags Metric Ref    Use Iface\n"
+                   "0.0.0.0         10.0.0.1        0.0.0.0         UG    100    0        0 veth0\n10.0.0.0        0.0.0.0         255.255.255.0   U     0      0        0 x\n"),
+            "veth0");
+  EXPECT_EQ(holder(R"([{"dst":"default","gateway":"10.0.0.1","dev":"a","metric":100,"flags":[]},{"dst":"default","dev":"b","flags":[]}])", kIpJson), "b");
+  const Node node = read(kIpRoute, "10.0.0.0/24 dev eth0 proto kernel scope link src 10.0.0.5 \n172.17.0.0/16 dev docker0 proto kernel scope link src 172.17.0.1 linkdown \n");
+  ASSERT_THAT(names(node), ElementsAre("eth0", "docker0"));
+  EXPECT_EQ(node.interfaces[0].addresses, (std::vector<Address>{{"10.0.0.5", 24}}));
+  EXPECT_EQ(node.interfaces[1].up, false);
+}
+
+TEST(Ifconfig, ReadsTheOldForm) {  // net-tools 1.60
+  const Node node = read(kIfconfig,
+                         "eth0      Link encap:Ethernet  HWaddr 00:1B:21:5D:7A:11  \n          inet addr:10.0.0.5  Bcast:10.0.3.255  Mask:255.255.252.0\n"
+                         "          inet6 addr: fe80::21b:21ff:fe5d:7a11/64 Scope:Link\n          UP BROADCAST RUNNING MULTICAST  MTU:9000  Metric:1\n"
+                         "          RX packets:1 errors:0\n\neth0:1    Link encap:Ethernet  HWaddr 00:1B:21:5D:7A:11  \n          inet addr:10.0.9.5  Mask:255.255.255.0\n"
+                         "ib0       Link encap:InfiniBand  HWaddr 80:00:00:48:FE:80  \n          UP BROADCAST MULTICAST  MTU:2044  Metric:1\n"
+                         "lo        Link encap:Local Loopback  \n          inet addr:127.0.0.1  Mask:255.0.0.0\n          UP LOOPBACK RUNNING  MTU:65536  Metric:1\n");
+  ASSERT_THAT(names(node), ElementsAre("eth0", "ib0", "lo"));
+  EXPECT_EQ(node.interfaces[0].addresses, (std::vector<Address>{{"10.0.0.5", 22}, {"fe80::21b:21ff:fe5d:7a11", 64}, {"10.0.9.5", 24}}));
+  EXPECT_EQ(node.interfaces[0].mtu, 9000);
+  EXPECT_EQ(node.interfaces[0].mac, "00:1b:21:5d:7a:11");
+  EXPECT_EQ(node.interfaces[1].up, false);
+  EXPECT_EQ(node.interfaces[1].type, "infiniband");
+  EXPECT_EQ(node.interfaces[2].kind, "loopback");
+}
+
 // All ---------------------------------------------------------------------------------------------------------------------------------------
 
 TEST(ImportText, EveryFormatIsKnownByItselfAlone) {
@@ -304,6 +530,11 @@ TEST(ImportText, EveryFormatIsKnownByItselfAlone) {
   EXPECT_THAT(claims("CA 'mlx5_0'\n\tCA type: MT4129\n"), ElementsAre("ibstat"));
   EXPECT_THAT(claims("Infiniband device 'mlx5_0' port 1 status:\n\tstate: 4: ACTIVE\n"), ElementsAre("ibstatus"));
   EXPECT_THAT(claims("link mlx5_0/1 state ACTIVE physical_state LINK_UP netdev ens1f0\n"), ElementsAre("rdma link"));
+  EXPECT_THAT(claims(kIpDetails), ElementsAre("ip addr"));
+  EXPECT_THAT(claims(kIpBriefText), ElementsAre("ip -br"));
+  EXPECT_THAT(claims(kIpJsonText), ElementsAre("ip -j"));
+  EXPECT_THAT(claims(kIfconfigText), ElementsAre("ifconfig"));
+  EXPECT_THAT(claims("default via 10.0.0.1 dev eth0\n"), ElementsAre("ip route"));
   EXPECT_THAT(claims("uverbs0\nuverbs1\n"), ElementsAre("/dev/infiniband"));
   EXPECT_THAT(claims("Nothing that anybody knows. It has hca_id in it, and uverbs0 too.\n"), IsEmpty());
   EXPECT_THAT(claims(""), IsEmpty());

@@ -91,6 +91,11 @@ std::span<const Importer> importers() {
       kIbdev2netdev,
       kUverbsListing,
       kFiInfo,
+      kIpAddr,
+      kIpJson,
+      kIpBrief,
+      kIfconfig,
+      kIpRoute,
   };
   return all;
 }
