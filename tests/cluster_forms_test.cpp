@@ -1,3 +1,4 @@
+#include <expat.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -47,7 +48,7 @@ Cluster hostile() {
   node.hcas[0].name = "mlx\"5\\_0\n<b>";
   node.interfaces[1].name = std::string(5000, '\x02');
   node.network.reasons.push_back({"\xc3\x28", "\x7f", std::string(100000, 'x'), true});
-  node.findings = {{"code\r\n", Severity::error, {"\x1b"}, "\x1b[2J", {"\x1b[H"}, "\x9b"}};
+  node.findings = {{"code\r\n", Severity::error, {"\x1b"}, "\x1b[2J", {"\x1b[H"}, "\x9b\xc2\x9b""1m"}};
   return one(node);
 }
 
@@ -59,6 +60,7 @@ void expect_clean(const std::string& text, bool color = false) {
     ASSERT_NE(byte, 0x7f);
   }
   EXPECT_EQ(text.find("\xff"), std::string::npos);
+  EXPECT_EQ(text.find("\xc2\x9b"), std::string::npos);  // the one-byte form of ESC [
 }
 
 size_t widest(const std::string& text) {
@@ -186,6 +188,105 @@ TEST(ClusterEnvironment, ExportsNothingThatIsNoName) {
 TEST(ClusterEnvironment, RefusesANodeThatIsNotThere) {
   for (const int node : {-1, 1, 1000}) EXPECT_THROW(one({}).environment(node), Error);
   EXPECT_EQ(one({}).environment(0), "");
+}
+
+// ---- pictures ----
+
+size_t count(const std::string& text, const std::string& what) {
+  size_t n = 0;
+  for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++n;
+  return n;
+}
+
+void expect_well_formed(const std::string& svg) {
+  const XML_Parser parser = XML_ParserCreate(nullptr);
+  EXPECT_EQ(XML_Parse(parser, svg.data(), static_cast<int>(svg.size()), 1), XML_STATUS_OK) << XML_ErrorString(XML_GetErrorCode(parser)) << " at line " << XML_GetCurrentLineNumber(parser);
+  XML_ParserFree(parser);
+}
+
+Cluster unknown() {
+  Cluster cluster;
+  cluster.nodes.resize(1);
+  return cluster;
+}
+
+TEST(ClusterSvg, IsWellFormedAndStandsAlone) {
+  for (const Cluster& cluster : {one(dgx_node("n1")), one(workstation("ws")), many(), filled_cluster(), hostile(), unknown(), Cluster()}) {
+    const std::string svg = cluster.svg();
+    expect_well_formed(svg);
+    expect_clean(svg);
+    for (const char* foreign : {"<script", "href", "url(", "@import", "<image", "<foreignObject"}) EXPECT_THAT(svg, Not(HasSubstr(foreign)));
+  }
+}
+
+TEST(ClusterSvg, ShowsDevicesLinksAndReasons) {
+  const std::string svg = one(dgx_node("n1")).svg();
+  for (const char* text : {">n1<", ">GPU7<", ">mlx5_7<", ">NVSwitch · 18 NVLinks · 450 GB/s for each GPU<", ">63 GB/s<", ">50 GB/s<", ">400 Gb/s IB<", ">mixed-link-layer<",
+                           ">port-down<", ">bootstrap<", "InfiniBand · 8 × 400 Gb/s · 48.5 GB/s per GPU", "NUMA 1 · 1 TiB"}) {
+    EXPECT_THAT(svg, HasSubstr(text));
+  }
+}
+
+TEST(ClusterSvg, DrawsFewNodesOneByOneAndManyByTheirKind) {
+  Cluster cluster;
+  for (int i = 0; i < 16; ++i) cluster.nodes.push_back(dgx_node(fmt::format("n{}", i), i));
+  EXPECT_EQ(count(cluster.svg(), ">GPU0<"), 16u);
+  const std::string svg = many().svg();
+  EXPECT_EQ(count(svg, ">GPU0<"), 2u);
+  EXPECT_THAT(svg, AllOf(HasSubstr("63 × n1, n2 … n64 (63)"), HasSubstr(">n6<"), HasSubstr("hca-count-differs")));
+}
+
+TEST(ClusterDot, IsTakenByGraphviz) {
+  const bool installed = std::system("command -v dot > /dev/null 2>&1") == 0;
+  for (const Cluster& cluster : {one(dgx_node("n1")), one(workstation("ws")), many(), filled_cluster(), hostile(), unknown(), Cluster()}) {
+    const std::string dot = cluster.dot();
+    expect_clean(dot);
+    if (!installed) continue;
+    FILE* pipe = popen("dot -Tplain > /dev/null", "w");
+    ASSERT_NE(pipe, nullptr);
+    std::fwrite(dot.data(), 1, dot.size(), pipe);
+    EXPECT_EQ(pclose(pipe), 0) << dot;
+  }
+  if (!installed) GTEST_SKIP() << "Graphviz is not installed: its syntax is not checked";
+}
+
+TEST(ClusterDot, LabelsLinksWithTheirSpeed) {
+  const std::string dot = one(dgx_node("n1")).dot();
+  EXPECT_EQ(count(dot, "18×NVLink 450 GB/s"), 8u);
+  EXPECT_EQ(count(dot, "-- network [label=\"50 GB/s\""), 8u);
+  EXPECT_THAT(dot, AllOf(HasSubstr("mlx5_9\\ndown Ethernet\\nport-down"), HasSubstr("network\\nInfiniBand"), HasSubstr("63 GB/s")));
+}
+
+TEST(ClusterPictures, SurviveAPciTreeThatIsNoTree) {
+  Node node = dgx_node("loop");
+  for (PciDevice& device : node.pci) device.parent = device.bus_id;  // its own parent
+  node.pci[0].parent = node.pci[1].bus_id, node.pci[1].parent = node.pci[0].bus_id;
+  node.gpus[0].nvlinks = {{NvLink::Remote::gpu, node.gpus[0].bus_id, 4, 100}, {NvLink::Remote::gpu, "ffff:ff:1f.7", 4, 100}};
+  node.paths.push_back({"GPU0", "GPU99", PathKind::nvlink, 4});
+  expect_well_formed(one(node).svg());
+  EXPECT_FALSE(one(node).dot().empty());
+}
+
+TEST(ClusterPictures, DrawAMeshOfNvlinks) {
+  Node node = workstation("mesh");
+  node.gpus.clear();
+  for (int i = 0; i < 4; ++i) {
+    node.gpus.emplace_back().label = fmt::format("GPU{}", i);
+    for (int k = 0; k < i; ++k) node.paths.push_back({fmt::format("GPU{}", k), fmt::format("GPU{}", i), PathKind::nvlink, 4});
+  }
+  EXPECT_EQ(count(one(node).svg(), "4×NVLink"), 6u);
+  EXPECT_EQ(count(one(node).dot(), "4×NVLink"), 6u);
+}
+
+TEST(ClusterPictures, LeaveOutWhatWouldFillThePage) {
+  Node node = workstation("vfs");
+  for (int i = 0; i < 64; ++i) {
+    Hca& hca = node.hcas.emplace_back();
+    hca.name = fmt::format("mlx5_{}", i), hca.bus_id = fmt::format("0000:0c:{:02x}.{}", i / 8, i % 8);
+    node.network.reasons.push_back({hca.name, "virtual-function", "its PF is visible", true});
+  }
+  EXPECT_THAT(one(node).svg(), AllOf(HasSubstr("+ 56 more"), HasSubstr(">virtual-function<")));
+  EXPECT_THAT(one(node).dot(), HasSubstr("56 more NICs"));
 }
 
 }  // namespace
