@@ -302,5 +302,183 @@ TEST(Sysfs, ReadsThisMachine) {
   EXPECT_TRUE(node.interfaces_complete);
 }
 
+// What the one importer that knows the text makes of it.
+Node import_one(std::string_view text, const std::string& format) {
+  std::vector<Imported> parts = import_parts(text, "text");
+  EXPECT_EQ(parts.size(), 1u);
+  if (parts.size() != 1) return {};
+  EXPECT_EQ(parts[0].format, format);
+  return std::move(parts[0].node);
+}
+
+TEST(NcclXml, ReadsADump) {  // NCCL 2.21
+  const Node node = import_one(R"(node1:77:99 [0] NCCL INFO dumped
+<system version="1">
+  <cpu numaid="1" affinity="ffff0000" arch="x86_64" vendor="AuthenticAMD" familyid="175" modelid="17">
+    <pci busid="0000:c4:00.0" class="0x060400" vendor="0x1000" device="0xc030" link_speed="32.0 GT/s PCIe" link_width="16">
+      <pci busid="0000:C6:00.0" class="0x030200" vendor="0x10de" device="0x2330" link_speed="32.0 GT/s PCIe" link_width="16">
+        <gpu dev="3" sm="90" rank="3" gdr="1">
+          <nvlink target="0000:c7:00.0" count="9" tclass="0x068000"/>
+          <nvlink target="fffffff:ffff:ff" count="9" tclass="0x068000"/>
+          <c2c bw="1" count="1"/>
+        </gpu>
+      </pci>
+      <pci busid="0000:c8:00.0" class="0x020700" vendor="0x15b3" device="0x1021" link_speed="16.0 GT/s PCIe" link_width="8">
+        <nic>
+          <net name="mlx5_4" dev="0" latency="0.000000" speed="400000" port="1" guid="0x9a70500003ae6d94" maxconn="131072" gdr="1"/>
+          <net name="mlx5_5" dev="1" latency="0.000000" speed="400000" port="2" guid="0x9a70500003ae6d94" maxconn="131072" gdr="1"/>
+        </nic>
+      </pci>
+    </pci>
+    <nic><net name="eth0" dev="2" speed="25000" port="0" guid="0x0" gdr="0"/></nic>
+  </cpu>
+</system>
+$ exit
+)", "NCCL topology XML");
+  ASSERT_EQ(node.gpus.size(), 1u);
+  EXPECT_EQ(node.gpus[0].index, 3);
+  EXPECT_EQ(node.gpus[0].label, "0000:c6:00.0");
+  EXPECT_EQ(node.gpus[0].compute_major, 9);
+  EXPECT_EQ(node.gpus[0].gdr, true);
+  ASSERT_EQ(node.gpus[0].nvlinks.size(), 2u);
+  EXPECT_EQ(node.gpus[0].nvlinks[1].remote, NvLink::Remote::nvswitch);
+  EXPECT_EQ(node.gpus[0].nvlinks[1].remote_bus_id, "");
+  EXPECT_EQ(node.nvlink, true);
+  const Hca* second = named(node.hcas, "mlx5_5");
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->ports[0].number, 1);  // printed as 2: the second port of the card, but the first of its device
+  EXPECT_EQ(second->ports[0].link_layer, LinkLayer::infiniband);
+  EXPECT_EQ(second->ports[0].rate_gbps, 400);
+  EXPECT_EQ(second->sys_image_guid, "946d:ae03:0050:709a");
+  EXPECT_EQ(second->vendor_id, 0x02c9u);
+  EXPECT_EQ(named(node.interfaces, "eth0")->speed_mbps, 25000);
+  EXPECT_EQ(at_bus(node.pci, "0000:c8:00.0")->parent, "0000:c4:00.0");
+  EXPECT_EQ(at_bus(node.pci, "0000:c4:00.0")->root, "numa1");
+  EXPECT_TRUE(node.gpus_complete && node.hcas_complete && node.pci_complete);
+  EXPECT_EQ(node.host.numa[0].cpus, "16-31");
+}
+
+TEST(NcclXml, SplitsFusedPorts) {
+  const Node node = import_one(R"(<system version="1"><cpu numaid="-1"><pci busid="0000:01:00.0" class="0x020000" vendor="0x15b3" device="0x1021">
+    <nic><net name="mlx5_0+mlx5_1" dev="0" speed="400000" port="1"/></nic></pci></cpu></system>)", "NCCL topology XML");
+  ASSERT_EQ(node.hcas.size(), 2u);
+  EXPECT_EQ(node.hcas[1].name, "mlx5_1");
+  EXPECT_EQ(node.hcas[1].ports[0].rate_gbps, 200);
+  EXPECT_EQ(node.hcas[1].ports[0].number, 1);
+}
+
+TEST(NcclXml, TakesFromAProvidersFileWhatItsClassesTell) {
+  const Node node = import_one(R"(<!-- <system> in a remark -->
+<system version="1"><cpu numaid="0">
+  <pci busid="ffff:ff:01.0" class="0x060400" link_speed="" link_width="0">
+    <pci busid="0001:00:00.0" class="0x030200"/><pci busid="0101:00:00.0" class="0x020700"/>
+    <pci busid="0000:10:1b.0" class="0x020000" vendor="0x1d0f" device="0xefa1"/><pci busid="0000:00:05.0" class="0x020000"/>
+  </pci></cpu></system>)", "NCCL topology XML");
+  EXPECT_EQ(node.gpus.size(), 1u);
+  EXPECT_TRUE(node.gpus_complete);
+  EXPECT_FALSE(node.hcas_complete);
+  ASSERT_EQ(node.hcas.size(), 2u);
+  EXPECT_EQ(node.hcas[0].name, "");
+  EXPECT_EQ(node.hcas[0].ports[0].link_layer, LinkLayer::infiniband);
+  EXPECT_EQ(node.hcas[1].node_type, Hca::NodeType::unspecified);
+  EXPECT_EQ(node.nvlink, std::nullopt);
+}
+
+TEST(NcclXml, CountsNothingInASkeletonAndNoLinkToItself) {
+  const Node skeleton = import_one(R"(<system version="1"><cpu numaid="0"><pci busid="0000:00:16.0"/></cpu></system>)", "NCCL topology XML");
+  EXPECT_FALSE(skeleton.gpus_complete);
+  EXPECT_THAT(skeleton.gpus, IsEmpty());
+  const std::string gpu = R"(<system version="1"><cpu numaid="0"><pci busid="0001:00:00.0" class="0x030200"><gpu dev="0" sm="80">)";
+  EXPECT_EQ(import_one(gpu + R"(<nvlink target="0001:00:00.0" count="12" tclass="0x030200"/></gpu></pci></cpu></system>)", "NCCL topology XML").nvlink,
+            std::nullopt);
+  EXPECT_EQ(import_one(gpu + "</gpu></pci></cpu></system>", "NCCL topology XML").nvlink, false);
+}
+
+TEST(NcclXml, KeepsWhatCameBeforeACut) {
+  const Node node = import_one(R"(<system version="1"><cpu numaid="0"><pci busid="0001:00:00.0" class="0x030200"/><pci busid="0002:00:00.0" cla)",
+                               "NCCL topology XML");
+  EXPECT_EQ(node.gpus.size(), 1u);
+  EXPECT_FALSE(node.gpus_complete);
+  ASSERT_EQ(node.findings.size(), 1u);
+  EXPECT_EQ(node.findings[0].code, "truncated");
+}
+
+TEST(HwlocXml, ReadsVersionTwo) {  // osdev_type counts, infos on the Machine
+  const Node node = import_one(R"(<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE topology SYSTEM "hwloc2.dtd">
+<topology version="2.0">
+  <object type="Machine" os_index="0" cpuset="0x0000000f" nodeset="0x00000003">
+    <info name="HostName" value="n1"/><info name="OSRelease" value="5.15.0"/><info name="Architecture" value="x86_64"/>
+    <object type="Package" os_index="1" cpuset="0x0000000c" nodeset="0x00000002">
+      <info name="CPUModel" value="AMD EPYC 7V12"/>
+      <object type="NUMANode" os_index="1" cpuset="0x0000000c" nodeset="0x00000002" local_memory="1000"/>
+      <object type="Core" os_index="0"><object type="PU" os_index="2"/><object type="PU" os_index="3"/></object>
+      <object type="Bridge" bridge_type="0-1" depth="0" bridge_pci="0000:[80-84]">
+        <object type="Bridge" bridge_type="1-1" depth="1" bridge_pci="0000:[81-82]" pci_busid="0000:80:01.0" pci_type="0604 [8086:3c02] [0000:0000] 07" pci_link_speed="15.753846">
+          <object type="PCIDev" pci_busid="0000:81:00.0" pci_type="0200 [15b3:1017] [15b3:0020] 00" pci_link_speed="15.753846">
+            <object type="OSDev" name="ens1f0" osdev_type="2"><info name="Address" value="b8:59:9f:00:00:01"/><info name="Port" value="1"/></object>
+            <object type="OSDev" name="mlx5_0" osdev_type="3">
+              <info name="NodeGUID" value="b859:9f03:0000:0001"/><info name="Port1State" value="1"/><info name="Port1LID" value="0x0"/>
+              <info name="Port1GID0" value="fe80:0000:0000:0000:ba59:9fff:fe00:0001"/>
+            </object>
+          </object>
+          <object type="PCIDev" pci_busid="0000:82:00.0" pci_type="0302 [10de:20b0] [10de:134f] a1" pci_link_speed="15.753846">
+            <object type="OSDev" name="nvml1" subtype="NVML" osdev_type="1"><info name="GPUModel" value="NVIDIA A100-SXM4-40GB"/><info name="NVIDIAUUID" value="GPU-1"/></object>
+          </object>
+        </object>
+      </object>
+    </object>
+    <object type="Misc"/>
+    <object type="OSDev" name="scif0" osdev_type="3"/>
+  </object>
+  <distances2hetero nbobjs="2" kind="10" name="NVLinkBandwidth"><indexes length="20">OSDev:5 OSDev:9</indexes><u64values length="9">1000000 25000 25000 1000000</u64values></distances2hetero>
+</topology>)", "hwloc XML");
+  EXPECT_EQ(node.host.name, "n1");
+  EXPECT_EQ(node.host.cpu_model, "AMD EPYC 7V12");
+  EXPECT_EQ(node.host.logical_cpus, 2);
+  EXPECT_EQ(node.host.numa[0].cpus, "2-3");
+  const Hca* hca = named(node.hcas, "mlx5_0");
+  ASSERT_TRUE(hca);
+  EXPECT_EQ(hca->numa, 1);
+  EXPECT_EQ(hca->part_id, 0x1017u);
+  EXPECT_EQ(hca->ports[0].state, PortState::down);
+  EXPECT_EQ(hca->ports[0].link_layer, LinkLayer::ethernet);
+  EXPECT_FALSE(hca->ports[0].gid_table);
+  EXPECT_EQ(hca->ports[0].gids[0].address, "fe80::ba59:9fff:fe00:1");
+  EXPECT_THAT(hca->ports[0].netdevs, ElementsAre("ens1f0"));
+  EXPECT_EQ(named(node.hcas, "scif0")->port_count, 0);
+  EXPECT_EQ(named(node.hcas, "scif0")->device_link, false);
+  EXPECT_EQ(node.gpus[0].index, 1);
+  EXPECT_EQ(node.gpus[0].name, "NVIDIA A100-SXM4-40GB");
+  EXPECT_EQ(at_bus(node.pci, "0000:82:00.0")->parent, "0000:80:01.0");
+  EXPECT_EQ(at_bus(node.pci, "0000:80:01.0")->root, "pci0000:80");
+  EXPECT_EQ(node.nvlink, true);
+  EXPECT_TRUE(node.gpus_complete && node.hcas_complete && node.pci_complete);
+}
+
+TEST(HwlocXml, FindsBothKindsOfPortsOnOneCard) {  // version 1, osdev_type counts
+  const Node node = import_one(R"(<topology><object type="Machine" os_index="0" cpuset="0x1" nodeset="0x1" local_memory="77">
+    <object type="PCIDev" pci_busid="0000:05:00.0" pci_type="0c06 [15b3:6746] [103c:3349] b0">
+      <object type="OSDev" name="eth2" osdev_type="2"/><object type="OSDev" name="ib0" osdev_type="2"/><object type="OSDev" name="mlx4_0" osdev_type="3"/>
+    </object></object></topology>)", "hwloc XML");
+  ASSERT_EQ(node.hcas.size(), 1u);
+  ASSERT_EQ(node.hcas[0].ports.size(), 2u);
+  EXPECT_EQ(node.hcas[0].ports[0].link_layer, LinkLayer::infiniband);
+  EXPECT_THAT(node.hcas[0].ports[0].netdevs, ElementsAre("ib0"));
+  EXPECT_EQ(node.hcas[0].ports[1].link_layer, LinkLayer::ethernet);
+  EXPECT_EQ(node.host.memory_bytes, 77);
+}
+
+TEST(Xml, RefusesEntitiesAndDepth) {
+  std::string deep;
+  for (int i = 0; i < 5000; ++i) deep += "<pci>";
+  const Node node = import_one("<system><cpu>" + deep, "NCCL topology XML");
+  ASSERT_FALSE(node.findings.empty());
+  EXPECT_EQ(node.findings[0].code, "truncated");
+  const Node entity = import_one("<system><cpu numaid=\"&lol;\"/></system>", "NCCL topology XML");
+  EXPECT_FALSE(entity.gpus_complete);
+  ASSERT_FALSE(entity.findings.empty());
+}
+
 }  // namespace
 }  // namespace dsinfer::topology

@@ -91,6 +91,9 @@ std::span<const Importer> importers() {
       kIbdev2netdev,
       kUverbsListing,
       kFiInfo,
+      // trees in XML: link layers there follow from classes and names
+      kNcclXml,
+      kHwlocXml,
       kIpAddr,
       kIpJson,
       kIpBrief,
@@ -100,10 +103,12 @@ std::span<const Importer> importers() {
   return all;
 }
 
-std::vector<Node> import_capture(std::string_view text, const std::string& name) {
+std::vector<Imported> import_parts(std::string_view text, const std::string& name) {
   const std::string plain = tidy_text(text);
-  std::vector<Node> parts;
+  std::vector<Imported> parts;
+  int rank = 0;
   for (const Importer& importer : importers()) {
+    ++rank;
     Capture capture{plain, name, {}};
     try {
       if (!importer.recognises(plain)) continue;
@@ -116,9 +121,15 @@ std::vector<Node> import_capture(std::string_view text, const std::string& name)
     const std::string source = name + " (" + importer.format + ")";
     auto& sources = capture.node.sources;
     if (sources.empty() || sources.back() != source) sources.push_back(source);
-    parts.push_back(std::move(capture.node));
+    parts.push_back({std::move(capture.node), importer.format, rank});
   }
   return parts;
+}
+
+std::vector<Node> import_capture(std::string_view text, const std::string& name) {
+  std::vector<Node> nodes;
+  for (Imported& part : import_parts(text, name)) nodes.push_back(std::move(part.node));
+  return nodes;
 }
 
 }  // namespace dsinfer::topology

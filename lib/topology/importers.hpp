@@ -31,6 +31,13 @@ DSINFER_INTERNAL std::span<const Importer> importers();
 
 /// A text as importers get it: UTF-8, lines ended by '\n', without terminal escapes and control characters.
 DSINFER_INTERNAL std::string tidy_text(std::string_view text);
+/// What one importer made of a text; `rank`: its place in the table, from 1. Of several files, what a lower rank states goes before a higher one.
+struct Imported {
+  Node node;
+  std::string format;
+  int rank = 0;
+};
+DSINFER_INTERNAL std::vector<Imported> import_parts(std::string_view text, const std::string& name);
 /// What each importer that knows the text makes of it, in the table's order; an exception of one becomes a finding. Empty if none knows it.
 DSINFER_INTERNAL std::vector<Node> import_capture(std::string_view text, const std::string& name);
 

@@ -2,6 +2,7 @@
 #include "topology/sysfs.hpp"
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "topology/importers.hpp"
@@ -30,25 +31,6 @@ const PciDevice* find(const std::vector<PciDevice>& pci, const std::string& id) 
   return found != pci.end() && found->bus_id == id ? &*found : nullptr;
 }
 
-// Servers have hundreds of functions for their memory controllers and ports; what counts here are accelerators, NICs and what is above them.
-void keep_what_matters(Node& node) {
-  std::set<std::string> kept;
-  const auto keep = [&](std::string id) {
-    while (!id.empty() && kept.insert(id).second) {
-      const PciDevice* device = find(node.pci, id);
-      id = device ? device->parent : "";
-    }
-  };
-  for (const PciDevice& d : node.pci) {
-    const uint32_t base = d.class_code >> 16, sub = d.class_code >> 8;
-    const bool accelerator = base == 0x03 || base == 0x0b || base == 0x12 || base == 0x40;
-    if (d.class_code == 0 || base == 0x02 || accelerator || sub == 0x0604 || sub == 0x0680 || sub == 0x0c06) keep(d.bus_id);
-  }
-  for (const Hca& hca : node.hcas) keep(hca.bus_id);
-  for (const Interface& interface : node.interfaces) keep(interface.bus_id);
-  std::erase_if(node.pci, [&](const PciDevice& d) { return !kept.count(d.bus_id); });
-}
-
 void note(Node& node, const Tree& tree, const std::string& name) {
   const auto add = [&](const std::string& code, const std::string& text, std::string evidence, const std::string& advice) {
     node.findings.push_back({code, Severity::info, {}, text, {std::move(evidence)}, advice});
@@ -60,6 +42,27 @@ void note(Node& node, const Tree& tree, const std::string& name) {
 }
 
 }  // namespace
+
+// Servers have hundreds of functions for their memory controllers and ports; what counts here are accelerators, NICs and what is above them.
+void keep_what_matters(Node& node) {
+  std::map<std::string_view, const PciDevice*> devices;
+  for (const PciDevice& d : node.pci) devices[d.bus_id] = &d;
+  std::set<std::string> kept;
+  const auto keep = [&](std::string id) {
+    while (!id.empty() && kept.insert(id).second) {
+      const auto found = devices.find(id);
+      id = found != devices.end() ? found->second->parent : "";
+    }
+  };
+  for (const PciDevice& d : node.pci) {
+    const uint32_t base = d.class_code >> 16, sub = d.class_code >> 8;
+    const bool accelerator = base == 0x03 || base == 0x0b || base == 0x12 || base == 0x40;
+    if (d.class_code == 0 || base == 0x02 || accelerator || sub == 0x0604 || sub == 0x0680 || sub == 0x0c06) keep(d.bus_id);
+  }
+  for (const Hca& hca : node.hcas) keep(hca.bus_id);
+  for (const Interface& interface : node.interfaces) keep(interface.bus_id);
+  std::erase_if(node.pci, [&](const PciDevice& d) { return !kept.count(d.bus_id); });
+}
 
 Node read_sysfs(const Tree& tree, const std::string& name) {
   Node node;

@@ -11,6 +11,9 @@ namespace dsinfer::topology {
 /// Bus id of the innermost PCI function on the way to `path` (a netdev, a verbs device, a virtio device on it); "" if there is none.
 DSINFER_INTERNAL std::string pci_function_of(const Tree& tree, const std::string& path);
 
+/// Leaves out PCI functions that have no say in topology (memory controllers, USB …).
+DSINFER_INTERNAL void keep_what_matters(Node& node);
+
 DSINFER_INTERNAL std::vector<PciDevice> read_pci(const Tree& tree);                             ///< sysfs_pci.cpp
 DSINFER_INTERNAL std::vector<Hca> read_verbs_devices(const Tree& tree);                         ///< sysfs_rdma.cpp
 DSINFER_INTERNAL void read_character_devices(const Tree& tree, Host& host);                     ///< sysfs_rdma.cpp: /dev/infiniband

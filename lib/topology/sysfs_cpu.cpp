@@ -3,6 +3,7 @@
 #include <charconv>
 #include <set>
 
+#include "topology/cpu_list.hpp"
 #include "topology/sysfs.hpp"
 
 namespace dsinfer::topology {
@@ -16,49 +17,6 @@ std::optional<int> number_after(std::string_view name, std::string_view prefix) 
   int value = 0;
   const auto [end, error] = std::from_chars(name.data() + prefix.size(), name.data() + name.size(), value);
   return error == std::errc() && end == name.data() + name.size() && value >= 0 ? std::optional(value) : std::nullopt;
-}
-
-// "0-13,28-41" → how many.
-int count_of_list(std::string_view list) {
-  long long count = 0;
-  const char* at = list.data();
-  const char* const end = at + list.size();
-  while (at < end) {
-    int first = 0, last = 0;
-    auto got = std::from_chars(at, end, first);
-    if (got.ec != std::errc() || first < 0) break;
-    at = got.ptr;
-    last = first;
-    if (at < end && *at == '-') {
-      got = std::from_chars(at + 1, end, last);
-      if (got.ec != std::errc() || last < first) break;
-      at = got.ptr;
-    }
-    count += static_cast<long long>(last) - first + 1;
-    if (count > kMaxCpus || at >= end || *at != ',') break;
-    ++at;
-  }
-  return count > kMaxCpus ? 0 : static_cast<int>(count);
-}
-
-// "000000ff,ffff0000" → "16-39": kernels before 2.6.27 give masks only.
-std::string list_of_mask(std::string mask) {
-  mask.erase(std::remove(mask.begin(), mask.end(), ','), mask.end());
-  if (mask.size() > kMaxCpus / 4) return "";
-  std::vector<bool> bits;
-  for (auto c = mask.rbegin(); c != mask.rend(); ++c) {
-    int digit = 0;
-    if (std::from_chars(&*c, &*c + 1, digit, 16).ec != std::errc()) return "";
-    for (int bit = 0; bit < 4; ++bit) bits.push_back((digit >> bit & 1) != 0);
-  }
-  std::string list;
-  for (size_t i = 0; i < bits.size(); ++i) {
-    if (!bits[i]) continue;
-    const size_t first = i;
-    while (i + 1 < bits.size() && bits[i + 1]) ++i;
-    list += (list.empty() ? "" : ",") + std::to_string(first) + (i > first ? "-" + std::to_string(i) : "");
-  }
-  return list;
 }
 
 // "MemTotal:  32 kB", also "Node 0 MemTotal: …" → bytes.
@@ -88,7 +46,7 @@ void count_from_sysfs(const Tree& tree, Host& host) {
   host.logical_cpus = cpus;
   host.cores = static_cast<int>(cores.size());
   host.packages = static_cast<int>(packages.size());
-  if (const auto online = tree.line(kCpus + "online"); online && cpus == 0) host.logical_cpus = count_of_list(*online);
+  if (const auto online = tree.line(kCpus + "online"); online && cpus == 0) host.logical_cpus = count_of_cpu_list(*online);
 }
 
 // Value of "key   : value" lines of /proc/cpuinfo.
@@ -142,7 +100,7 @@ void read_numa(const Tree& tree, Host& host) {
     NumaNode node;
     node.id = *id;
     node.cpus = clean_text(tree.line(kNodes + name + "/cpulist").value_or(""));
-    if (node.cpus.empty()) node.cpus = list_of_mask(tree.line(kNodes + name + "/cpumap").value_or(""));
+    if (node.cpus.empty()) node.cpus = cpu_list_of_mask(tree.line(kNodes + name + "/cpumap").value_or(""));
     node.memory_bytes = memory_total(tree.read(kNodes + name + "/meminfo").value_or(""));
     if (!node.cpus.empty() || node.memory_bytes > 0) host.numa.push_back(std::move(node));  // Grace keeps empty nodes for GPU memory
   }
