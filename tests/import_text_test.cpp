@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 
 #include "topology/importers.hpp"
 
@@ -16,7 +17,8 @@ using testing::SizeIs;
 namespace {
 
 const Importer* const kAll[] = {&kIbvDevinfo, &kIbstat, &kIbstatus, &kShowGids, &kIbdev2netdev, &kRdmaLink, &kUverbsListing, &kFiInfo,
-                                &kIpAddr,     &kIpBrief, &kIpRoute,  &kIpJson,   &kIfconfig};
+                                &kIpAddr,     &kIpBrief, &kIpRoute,  &kIpJson,   &kIfconfig,
+                                &kInterfacesCsv, &kRailsCsv, &kVersionsCsv, &kGpusCsv, &kSettings, &kNcclLog, &kNcclGraph};
 
 // Formats that claim the text.
 std::vector<std::string> claims(std::string_view text) {
@@ -523,6 +525,216 @@ TEST(Ifconfig, ReadsTheOldForm) {  // net-tools 1.60
   EXPECT_EQ(node.interfaces[2].kind, "loopback");
 }
 
+// Tables -----------------------------------------------------------------------------------------------------------------------------------------
+
+TEST(InterfacesCsv, ReadsAddressesAndStates) {
+  const Node node = read(kInterfacesCsv, "name,ipv4,prefix_unknown,state\nlo,127.0.0.1,8,UNKNOWN\nenp67s0,192.168.157.54,,UP\nenp68s0,nonsense,,DOWN\n");
+  ASSERT_THAT(names(node), ElementsAre("lo", "enp67s0", "enp68s0"));
+  EXPECT_EQ(node.interfaces[0].kind, "loopback");
+  EXPECT_EQ(node.interfaces[0].addresses, (std::vector<Address>{{"127.0.0.1", 8}}));
+  EXPECT_EQ(node.interfaces[1].addresses, (std::vector<Address>{{"192.168.157.54", -1}}));
+  EXPECT_EQ(node.interfaces[1].up, true);
+  EXPECT_EQ(node.interfaces[2].up, false);
+  EXPECT_THAT(codes(node), ElementsAre("garbled"));
+}
+
+TEST(RailsCsv, KeepsRoleSubnetAndRouting) {
+  const Node node = read(kRailsCsv,
+                         "hca,netdev,subnet,role,routed_to_other_rails\nrocep80s0,ens2005np0,10.32.16.0/24,rail0,no\n"
+                         "rocep203s0,ens5008np0,10.32.15.0/24,rail1,no\r\nrocep167s0f0,ens80f0np0,10.32.12.0/24,out-of-band,\nx,y,no subnet,rail2,\n");
+  ASSERT_THAT(node.hcas, SizeIs(4));
+  EXPECT_THAT(first_port(node).netdevs, ElementsAre("ens2005np0"));
+  const auto facts = rail_facts(node);
+  ASSERT_THAT(facts, SizeIs(3));
+  EXPECT_EQ(facts[0].hca, "rocep80s0");
+  EXPECT_EQ(facts[0].role, "rail0");
+  EXPECT_EQ(facts[0].subnet, "10.32.16.0/24");
+  EXPECT_EQ(facts[0].routed, false);
+  EXPECT_EQ(facts[2].role, "out-of-band");
+  EXPECT_EQ(facts[2].routed, std::nullopt);
+  ASSERT_THAT(names(node), ElementsAre("ens2005np0", "ens5008np0", "ens80f0np0"));
+  EXPECT_FALSE(node.interfaces[0].out_of_band);
+  EXPECT_TRUE(node.interfaces[2].out_of_band);
+  EXPECT_THAT(codes(node), ElementsAre("garbled"));
+}
+
+TEST(VersionsCsv, GivesOneNodeALine) {
+  const std::string text = "node,kernel,nvidia_driver,cuda_driver\ns114,6.11.0-26-generic,570.133.20,12.8\ns116,6.11.0-19-generic,550.144.03,12.4\n";
+  const auto nodes = read_versions_csv(text, "versions.csv");
+  ASSERT_THAT(nodes, SizeIs(2));
+  EXPECT_EQ(nodes[1].name, "s116");
+  EXPECT_EQ(nodes[1].host.kernel, "6.11.0-19-generic");
+  EXPECT_EQ(nodes[1].host.driver_version, "550.144.03");
+  EXPECT_EQ(nodes[1].host.cuda_driver_version, "12.4");
+  EXPECT_EQ(read(kVersionsCsv, text).host, Host());
+  EXPECT_EQ(read(kVersionsCsv, "node,nvidia_driver\na,550.1\n").host.driver_version, "550.1");
+}
+
+TEST(GpusCsv, ReadsAnySubsetOfColumns) {
+  const Node a = read(kGpusCsv, "index,name,memory_total_mib,compute_cap,driver_version\n0,NVIDIA A100-SXM4-80GB,81920,8.0,580.105.08\n1,NVIDIA A100-SXM4-80GB,81920,8.0,580.105.08\n");
+  ASSERT_THAT(a.gpus, SizeIs(2));
+  EXPECT_TRUE(a.gpus_complete);
+  EXPECT_EQ(a.gpus[1].label, "GPU1");
+  EXPECT_EQ(a.gpus[1].memory_bytes, 81920ll << 20);
+  EXPECT_EQ(a.gpus[1].compute_major, 8);
+  EXPECT_EQ(a.host.driver_version, "580.105.08");
+  const Node b = read(kGpusCsv,
+                      "index, name, uuid, pci.bus_id, memory.total [MiB], mig.mode.current, pcie.link.gen.max, pcie.link.width.max\n"
+                      "0, NVIDIA H100 80GB HBM3, GPU-8d3a, 00000000:19:00.0, 81559 MiB, Disabled, 5, 16\n1, NVIDIA GB10, GPU-1, 0000000F:01:00.0, [N/A], [N/A], 9, x\n");
+  ASSERT_THAT(b.gpus, SizeIs(2));
+  EXPECT_EQ(b.gpus[0].bus_id, "0000:19:00.0");
+  EXPECT_EQ(b.gpus[0].memory_bytes, 81559ll << 20);
+  EXPECT_EQ(b.gpus[0].mig, false);
+  EXPECT_NEAR(b.gpus[0].pcie_gb_per_s, 63, 0.1);
+  EXPECT_EQ(b.gpus[1].bus_id, "000f:01:00.0");
+  EXPECT_EQ(b.gpus[1].memory_bytes, 0);
+  EXPECT_EQ(b.gpus[1].mig, std::nullopt);
+}
+
+TEST(GpusCsv, ReadsLinesWithoutAHeading) {
+  const Node node = read(kGpusCsv, "0, NVIDIA H100 80GB HBM3, 00000000:19:00.0, 81559 MiB, 9.0, 570.133.20\n3, NVIDIA H100 80GB HBM3, 00000000:3B:00.0, 81559 MiB, 9.0, 570.133.20\n");
+  ASSERT_THAT(node.gpus, SizeIs(2));
+  EXPECT_EQ(node.gpus[1].label, "GPU3");
+  EXPECT_EQ(node.gpus[1].bus_id, "0000:3b:00.0");
+  EXPECT_EQ(node.gpus[1].compute_major, 9);
+  EXPECT_EQ(node.host.driver_version, "570.133.20");
+  EXPECT_THAT(codes(read(kGpusCsv, "index,name,uuid\n0,NVIDIA A2,GPU-1\n1,NVID")), ElementsAre("truncated"));
+}
+
+// Settings ---------------------------------------------------------------------------------------------------------------------------------------
+
+std::map<std::string, std::string> settings_of(const Node& node) {
+  std::map<std::string, std::string> all;
+  for (const Setting& setting : node.settings) all[setting.name] = setting.value;
+  return all;
+}
+using Values = std::map<std::string, std::string>;
+
+TEST(Settings, ReadsConfAndKeepsTheSecondEqualSign) {
+  const Node node = read(kSettings, "NCCL_DEBUG=WARN\n# NCCL_IB_TC=1\nNCCL_IB_HCA==mlx5_0,mlx5_2\nNCCL_NET_PLUGIN={{hpcx_path}}\nPATH=/usr/bin\nNCCL_IB_SL = 3\nNCCL_DEBUG=INFO\n");
+  EXPECT_EQ(settings_of(node), (Values{{"NCCL_DEBUG", "WARN"}, {"NCCL_IB_HCA", "=mlx5_0,mlx5_2"}}));
+  EXPECT_EQ(node.settings[0].origin, "x.txt");
+  EXPECT_THAT(codes(node), ElementsAre("unexpanded-template", "garbled", "set-twice"));
+}
+
+TEST(Settings, ReadsWhatShellsLaunchersAndManifestsSay) {
+  EXPECT_EQ(settings_of(read(kSettings, "export NCCL_IB_HCA='mlx5_0:1' NCCL_IB_TC=106  # lossless\nexport NCCL_IB_TC=41; UCX_TLS=rc\nexport GLOO_SOCKET_IFNAME=\"eth0\"\n")),
+            (Values{{"NCCL_IB_HCA", "mlx5_0:1"}, {"NCCL_IB_TC", "41"}, {"UCX_TLS", "rc"}, {"GLOO_SOCKET_IFNAME", "eth0"}}));
+  EXPECT_EQ(settings_of(read(kSettings, "docker run --rm -e NCCL_SOCKET_IFNAME=eth0 --env=NCCL_DEBUG=INFO -eUCX_NET_DEVICES=mlx5_0:1 --gpus all image \\\n")),
+            (Values{{"NCCL_SOCKET_IFNAME", "eth0"}, {"NCCL_DEBUG", "INFO"}, {"UCX_NET_DEVICES", "mlx5_0:1"}}));
+  EXPECT_EQ(settings_of(read(kSettings, "mpirun -np 2 -x NCCL_DEBUG=INFO -x NCCL_IB_GID_INDEX=3 ./all_reduce_perf\n")), (Values{{"NCCL_DEBUG", "INFO"}, {"NCCL_IB_GID_INDEX", "3"}}));
+  EXPECT_EQ(settings_of(read(kSettings, "NCCL_DEBUG=INFO NCCL_NET=Socket ./all_reduce_perf -b 8\n")), (Values{{"NCCL_DEBUG", "INFO"}, {"NCCL_NET", "Socket"}}));
+  EXPECT_EQ(settings_of(read(kSettings, "  env:\n  - name: NCCL_IB_HCA\n    value: \"mlx5\"\n  - name: HOME\n    value: x\n")), (Values{{"NCCL_IB_HCA", "mlx5"}}));
+  EXPECT_EQ(settings_of(read(kSettings, "environment:\n  NCCL_DEBUG: \"INFO\"\n  - UCX_TLS=tcp\n")), (Values{{"NCCL_DEBUG", "INFO"}, {"UCX_TLS", "tcp"}}));
+  EXPECT_EQ(settings_of(read(kSettings, "ENV NCCL_DEBUG INFO\nsetenv NCCL_IB_TC 41\n")), (Values{{"NCCL_DEBUG", "INFO"}, {"NCCL_IB_TC", "41"}}));
+  EXPECT_THAT(codes(read(kSettings, "export NCCL_SOCKET_IFNAME=${IFACE}\nNCCL_IB_HCA=$HCA\nNCCL_NET=<net>\n")),
+              ElementsAre("unexpanded-template", "unexpanded-template", "unexpanded-template"));
+}
+
+TEST(Settings, ReadsTheLimitOfLockedMemory) {
+  EXPECT_EQ(read(kSettings, "core file size (blocks, -c) 0\nmax locked memory       (kbytes, -l) unlimited\n").host.memlock_bytes, -1);
+  EXPECT_EQ(read(kSettings, "max locked memory           (kbytes, -l) 65536\n").host.memlock_bytes, 64 << 20);
+  EXPECT_EQ(read(kSettings, "Max locked memory         8388608              unlimited            bytes     \n").host.memlock_bytes, 8 << 20);
+}
+
+TEST(Settings, ProseAndLogsAreNoSettings) {
+  EXPECT_FALSE(kSettings.recognises("Setting NCCL_IB_HCA=mlx5 did not help.\n"));
+  EXPECT_FALSE(kSettings.recognises("n1:1:2 [0] NCCL INFO NCCL_IB_HCA set by environment to mlx5\n"));
+  EXPECT_FALSE(kSettings.recognises("ulimit -l: unlimited\nNCCL version code: 23007\n"));
+}
+
+// NCCL's log -------------------------------------------------------------------------------------------------------------------------------------
+
+TEST(NcclLog, ShowsInterfacesPortsAndVersions) {
+  const Node node = read(kNcclLog,
+                         "n1:4567:4567 [0] NCCL INFO Bootstrap : Using vlan503:172.16.163.31<0>\nn1:4567:4567 [0] NCCL INFO NET/Plugin: No plugin found (libnccl-net.so)\n"
+                         "NCCL version 2.21.5+cuda12.4\n[2025-03-11 11:09:55] n1:4567:4600 [0] NCCL INFO cudaDriverVersion 12080\n"
+                         "n1:4567:4600 [0] NCCL INFO NCCL_IB_TIMEOUT set by environment to 22.\n"
+                         "n1:4567:4600 [0] NCCL INFO NET/IB : Using [0]mlx5_bond_0:1/RoCE [1]mlx5_2:1/IB/SHARP [RO]; OOB vlan503:172.16.163.31<0>\n"
+                         "n1:4567:4600 [0] NCCL INFO NET/IB: [3] mlx5_3:uverbs3:1/IB provider=Mlx5 speed=400000 context=0x7f pciPath=/sys/devices/pci0000:15/0000:1b:00.0 ar=1\n"
+                         "n1:4567:4600 [0] NCCL INFO Using network IB\n");
+  EXPECT_EQ(node.host.name, "n1");
+  EXPECT_EQ(node.host.nccl_version, "2.21.5");
+  EXPECT_EQ(node.host.cuda_driver_version, "12.8");
+  ASSERT_THAT(names(node), ElementsAre("vlan503"));
+  EXPECT_TRUE(node.interfaces[0].bootstrap);
+  EXPECT_EQ(node.interfaces[0].addresses, (std::vector<Address>{{"172.16.163.31", -1}}));
+  ASSERT_THAT(node.hcas, SizeIs(3));
+  EXPECT_EQ(first_port(node).link_layer, LinkLayer::ethernet);
+  EXPECT_EQ(first_port(node, 1).link_layer, LinkLayer::infiniband);
+  EXPECT_EQ(first_port(node, 1).state, PortState::active);
+  EXPECT_EQ(first_port(node, 2).rate_gbps, 400);
+  EXPECT_EQ(node.hcas[2].bus_id, "0000:1b:00.0");
+  EXPECT_EQ(settings_of(node), (Values{{"NCCL_IB_TIMEOUT", "22"}}));
+  EXPECT_FALSE(node.rdma_absent);
+  EXPECT_EQ(node.host.net_plugin, "");
+}
+
+TEST(NcclLog, ShowsWhatIsAbsentOrCannotBeOpened) {
+  const Node node = read(kNcclLog,
+                         "misc/ibvwrap.cc:212 NCCL WARN Call to ibv_open_device failed\ntransport/net_ib.cc:148 NCCL WARN NET/IB : Unable to open device mlx5_bond_0\n"
+                         "NCCL INFO NET/IB : No device found.\nNCCL INFO NET/Socket : Using [0]bond0:200.1.93.2<0> [1]eth1:fe80::1%eth1<0>\nNCCL INFO Using network Socket\n");
+  EXPECT_TRUE(node.rdma_absent);
+  EXPECT_TRUE(node.hcas_complete);
+  ASSERT_THAT(node.hcas, SizeIs(1));
+  EXPECT_EQ(node.hcas[0].openable, false);
+  ASSERT_THAT(names(node), ElementsAre("bond0", "eth1"));
+  EXPECT_FALSE(node.interfaces[0].bootstrap);
+  EXPECT_EQ(node.interfaces[1].addresses, (std::vector<Address>{{"fe80::1", -1}}));
+  EXPECT_FALSE(read(kNcclLog, "NCCL INFO NCCL_IB_HCA set by environment to mlx5_9\nNCCL INFO NET/IB : No device found.\n").hcas_complete);
+}
+
+TEST(NcclLog, KnowsPluginsAndProviders) {
+  EXPECT_EQ(read(kNcclLog, "n1:1:1 [0] NCCL INFO NET/Plugin: Loaded net plugin FasTrak (v7)\n").host.net_plugin, "FasTrak");
+  const Node efa = read(kNcclLog, "n1:1:1 [0] NCCL INFO NET/OFI Initializing aws-ofi-nccl 1.7.4-aws\nn1:1:1 [0] NCCL INFO NET/OFI Selected Provider is efa (found 4 nics)\n");
+  EXPECT_EQ(efa.host.net_plugin, "AWS Libfabric");
+  EXPECT_THAT(efa.host.fabric_providers, ElementsAre("efa"));
+}
+
+TEST(NcclLog, FailuresBecomeFindingsWithAdvice) {
+  const auto code = [](std::string_view message) { return codes(read(kNcclLog, "n1:1:2 [3] transport/net_ib.cc:1295 NCCL WARN " + std::string(message) + "\n")); };
+  EXPECT_THAT(code("NET/IB : Got completion from peer 10.0.0.2<45678> with status=12 opcode=0 len=0 vendor err 129 (Recv)"), ElementsAre("ib-retry-exceeded"));
+  EXPECT_THAT(code("NET/IB : Got completion from peer 10.0.0.2<45678> with error 12, opcode 0, len 0, vendor err 129"), ElementsAre("ib-retry-exceeded"));
+  EXPECT_THAT(code("Mismatched NCCL version detected : rank 0 version 22105 rank 8 version 21903"), ElementsAre("nccl-version-differs"));
+  EXPECT_THAT(code("Detected mixed local Net device counts across ranks"), ElementsAre("hca-count-differs"));
+  EXPECT_THAT(code("Call to ibv_modify_qp failed with error No such device"), ElementsAre("gid-index-wrong"));
+  EXPECT_THAT(code("Call to ibv_reg_mr_iova2 failed with error Cannot allocate memory"), ElementsAre("memlock-too-small"));
+  EXPECT_THAT(code("Call to connect returned Connection refused, retrying"), ElementsAre("socket-unreachable"));
+  const Node many = read(kNcclLog, [] {
+    std::string log;
+    for (int i = 0; i < 1000; ++i) log += "n1:1:2 [3] NCCL WARN Call to connect returned Connection refused, retrying\n";
+    return log;
+  }());
+  EXPECT_THAT(many.findings, SizeIs(8));
+  EXPECT_FALSE(many.findings[0].advice.empty());
+  EXPECT_THAT(many.findings[0].evidence[0], HasSubstr("x.txt: n1:1:2"));
+}
+
+TEST(NcclLog, KeepsHostsApart) {
+  const std::string log =
+      "NCCL version 2.21.5+cuda12.4\n[default0]:n1:10:10 [0] NCCL INFO Bootstrap : Using eth0:10.0.0.1<0>\n[1,8]<stdout>:n2:20:20 [0] NCCL INFO Bootstrap : Using eth9:10.0.0.2<0>\n"
+      "2025-01-01 10:00:00 n1:10:12 [1] init.cc:99 NCCL WARN something\n";
+  EXPECT_THAT(nccl_log_hosts(log), ElementsAre("n1", "n2"));
+  const auto parts = split_nccl_log(log);
+  ASSERT_THAT(parts, SizeIs(2));
+  EXPECT_THAT(parts[0].second, HasSubstr("NCCL version"));
+  EXPECT_THAT(parts[0].second, HasSubstr("something"));
+  EXPECT_THAT(parts[1].second, testing::Not(HasSubstr("n1")));
+  const Node node = read(kNcclLog, log);
+  EXPECT_THAT(names(node), ElementsAre("eth0"));
+  EXPECT_THAT(codes(node), ElementsAre("several-hosts"));
+  EXPECT_THAT(nccl_log_hosts("NCCL INFO cudaDriverVersion 12080\n"), IsEmpty());
+}
+
+TEST(NcclGraph, APartProvesNvlinkButNotItsAbsence) {
+  EXPECT_EQ(read(kNcclGraph, "+ PCI[24.0] - PCI/82000 (10b5879610b58796)\n  + PCI[24.0] - GPU/84000 (4)\n    + NVL[370.8] - NVS/0\n").nvlink, true);
+  const std::string part = "CPU/0 (1/1/2)\n+ PCI[24.0] - GPU/84000 (0)\n+ PCI[24.0] - GPU/85000 (1)\n";
+  EXPECT_EQ(read(kNcclGraph, part).nvlink, std::nullopt);
+  EXPECT_EQ(read(kNcclGraph, "=== System : maxBw 24.0 totalBw 24.0 ===\n" + part + "==========================================\n").nvlink, false);
+  EXPECT_THAT(read(kNcclGraph, part).gpus, IsEmpty());
+  EXPECT_EQ(read(kNcclGraph, "n1:1:2 [0] NCCL INFO Pattern 4, crossNic 0, nChannels 12, bw 20.0/20.0, type NVL/PIX, sameChannels 1\n").nvlink, true);
+}
+
 // All ---------------------------------------------------------------------------------------------------------------------------------------
 
 TEST(ImportText, EveryFormatIsKnownByItselfAlone) {
@@ -535,6 +747,13 @@ TEST(ImportText, EveryFormatIsKnownByItselfAlone) {
   EXPECT_THAT(claims(kIpJsonText), ElementsAre("ip -j"));
   EXPECT_THAT(claims(kIfconfigText), ElementsAre("ifconfig"));
   EXPECT_THAT(claims("default via 10.0.0.1 dev eth0\n"), ElementsAre("ip route"));
+  EXPECT_THAT(claims("name,ipv4\nlo,127.0.0.1\n"), ElementsAre("interfaces.csv"));
+  EXPECT_THAT(claims("hca,netdev,subnet\na,b,\n"), ElementsAre("rails.csv"));
+  EXPECT_THAT(claims("node,driver_version\na,1\n"), ElementsAre("versions.csv"));
+  EXPECT_THAT(claims("index,name,memory.total [MiB]\n0,NVIDIA A2,1\n"), ElementsAre("GPU query"));
+  EXPECT_THAT(claims("NCCL_DEBUG=INFO\n"), ElementsAre("settings"));
+  EXPECT_THAT(claims("n1:1:2 [0] NCCL INFO NCCL_DEBUG set by environment to INFO\n"), ElementsAre("NCCL log"));
+  EXPECT_THAT(claims("              + PCI[24.0] - GPU/84000 (4)\n"), ElementsAre("NCCL graph"));
   EXPECT_THAT(claims("uverbs0\nuverbs1\n"), ElementsAre("/dev/infiniband"));
   EXPECT_THAT(claims("Nothing that anybody knows. It has hca_id in it, and uverbs0 too.\n"), IsEmpty());
   EXPECT_THAT(claims(""), IsEmpty());

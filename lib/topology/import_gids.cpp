@@ -76,7 +76,13 @@ void read_show_gids(Capture& capture) {
 
 size_t arrow_in(std::string_view line) {
   const size_t at = line.find("==>");
-  return at != line.npos && line.substr(0, at).find("port") != line.npos ? at : line.npos;
+  if (at == line.npos) return at;
+  const std::string_view left = trim(line.substr(0, at));
+  const size_t port = left.rfind("port");
+  if (port == left.npos || port == 0) return line.npos;
+  const auto words = words_of(left.substr(port));
+  const bool state = words.size() == 3 && words[2].front() == '(';
+  return (words.size() == 2 || state) && words[0] == "port" && all_digits(words[1]) ? at : line.npos;
 }
 
 bool is_ibdev2netdev(std::string_view text) {

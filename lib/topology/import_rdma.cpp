@@ -42,6 +42,9 @@ double lane_rate(std::string_view value) {
   return 0;
 }
 
+// The line alone: people also write about it.
+bool says_none(std::string_view line) { return line == "No IB devices found" || line == "No IB devices found."; }
+
 int lanes_of(std::string_view value) {
   const auto lanes = leading_integer(value);
   return lanes && *lanes >= 1 && *lanes <= 64 ? static_cast<int>(*lanes) : 0;
@@ -91,8 +94,7 @@ class IbvDevinfo {
   }
 
   bool says_something(std::string_view line) {
-    const bool none = line.find("No IB devices found") != line.npos;
-    if (none || line.starts_with("Failed to get IB devices list")) {
+    if (says_none(line) || line.starts_with("Failed to get IB devices list")) {
       finish_port();
       node_.hcas_complete = node_.rdma_absent = true;
       return true;
@@ -215,7 +217,7 @@ class IbvDevinfo {
 
 bool is_ibv_devinfo(std::string_view text) {
   return any_line(text, [](std::string_view line) {
-    return line.starts_with("hca_id:") || line.find("No IB devices found") != line.npos || line.starts_with("Failed to get IB devices list") ||
+    return line.starts_with("hca_id:") || says_none(line) || line.starts_with("Failed to get IB devices list") ||
            (line.starts_with("device") && line.ends_with("node GUID"));
   });
 }

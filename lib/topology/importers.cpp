@@ -99,6 +99,13 @@ std::span<const Importer> importers() {
       kIpBrief,
       kIfconfig,
       kIpRoute,
+      kInterfacesCsv,
+      kRailsCsv,
+      kVersionsCsv,
+      kGpusCsv,
+      kSettings,
+      kNcclLog,
+      kNcclGraph,
   };
   return all;
 }

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "topology/names.hpp"
@@ -66,8 +67,9 @@ DSINFER_INTERNAL std::vector<Node> read_versions_csv(std::string_view text, cons
 
 /// Host names before the lines of an NCCL log ("host:pid:tid [rank] NCCL INFO"), in order of appearance; empty if no line has one.
 DSINFER_INTERNAL std::vector<std::string> nccl_log_hosts(std::string_view text);
-/// The lines of that host, with those that bear no host name at all.
-DSINFER_INTERNAL std::string nccl_log_of_host(std::string_view text, std::string_view host);
+/// The log's lines by host, in order of appearance. Lines without a host go to the first (rank 0 prints the version alone); with no host at all
+/// there is one part named "".
+DSINFER_INTERNAL std::vector<std::pair<std::string, std::string>> split_nccl_log(std::string_view text);
 
 /// Facts of a sysfs tree (sys/, proc/, dev/, etc/ below it): the live machine's or a captured one. `complete`: it was gathered whole.
 DSINFER_INTERNAL Node read_sysfs(const Tree& tree, const std::string& name);

@@ -213,6 +213,11 @@ void Remarks::truncated(std::string_view line) {
       "Capture the whole output.");
 }
 
+int Remarks::count(const std::string& code) const {
+  const auto found = counts_.find(code);
+  return found == counts_.end() ? 0 : found->second;
+}
+
 Hca* Devices::hca(std::string_view text) {
   std::string name = name_of(text);
   if (name.empty()) return nullptr;

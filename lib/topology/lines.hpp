@@ -65,6 +65,7 @@ class DSINFER_INTERNAL Remarks {
   void add(std::string code, Severity severity, std::string text, std::string_view line, std::string advice = "");
   void garbled(std::string_view line);    ///< a field is known but its value is none
   void truncated(std::string_view line);  ///< the text ends inside a record
+  int count(const std::string& code) const;
 
  private:
   Capture& capture_;
