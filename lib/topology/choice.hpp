@@ -22,7 +22,11 @@ struct DSINFER_INTERNAL DeviceList {
 };
 
 /// The GID index that NCCL ≥ 2.21 takes on this RoCE port, and whether the entry there is a usable RoCE v2 one.
-struct GidChoice { int index = 0; bool usable = false, link_local_ipv4 = false; };
+struct GidChoice {
+  int index = 0;
+  bool usable = false, link_local_ipv4 = false;
+  bool operator==(const GidChoice&) const = default;
+};
 DSINFER_INTERNAL std::optional<GidChoice> choose_gid(const Node& node, const HcaPort& port);
 
 /// network_ports.cpp: which verbs ports stay, why the others went. Fills transport, link_layer, hcas, ports, excluded, seen, reasons, fallback.

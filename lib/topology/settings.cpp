@@ -1,0 +1,55 @@
+// What the user set, and NCCL's list syntax.
+#include <algorithm>
+#include <charconv>
+
+#include "topology/choice.hpp"
+
+namespace dsinfer::topology {
+namespace {
+
+int number_of(std::string_view text) {
+  int value = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size() ? value : -1;
+}
+
+}  // namespace
+
+std::optional<std::string> user_setting(const Node& node, std::string_view name) {
+  const Setting* found = nullptr;
+  for (const Setting& setting : node.settings) {
+    if (setting.name != name) continue;
+    if (setting.origin.starts_with("environment")) return setting.value;  // a file applies only where the environment is silent
+    if (!found) found = &setting;
+  }
+  return found ? std::optional(found->value) : std::nullopt;
+}
+
+DeviceList DeviceList::parse(std::string_view value) {
+  DeviceList list;
+  if (value.starts_with('^')) list.exclude = true, value.remove_prefix(1);
+  if (value.starts_with('=')) list.exact = true, value.remove_prefix(1);
+  while (!value.empty()) {
+    const size_t comma = value.find(',');
+    std::string_view entry = value.substr(0, comma);
+    value = comma == value.npos ? std::string_view() : value.substr(comma + 1);
+    while (!entry.empty() && entry.front() == ' ') entry.remove_prefix(1);
+    while (!entry.empty() && (entry.back() == ' ' || entry.back() == '\r')) entry.remove_suffix(1);
+    const size_t colon = entry.find(':');
+    if (colon == 0 || entry.empty()) continue;
+    std::string_view port = colon == entry.npos ? std::string_view() : entry.substr(colon + 1);
+    port = port.substr(0, port.find(':'));  // rail and plane follow
+    list.entries.push_back({std::string(entry.substr(0, colon)), number_of(port)});
+  }
+  return list;
+}
+
+bool DeviceList::admits(std::string_view name, int port) const {
+  if (entries.empty()) return true;
+  const bool match = std::any_of(entries.begin(), entries.end(), [&](const Entry& entry) {
+    return (exact ? name == entry.name : name.starts_with(entry.name)) && (entry.port < 0 || port < 0 || entry.port == port);
+  });
+  return match != exclude;
+}
+
+}  // namespace dsinfer::topology
