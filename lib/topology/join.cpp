@@ -108,6 +108,13 @@ void join_settings(std::vector<Setting>& into, const std::vector<Setting>& from)
   }
 }
 
+// A topology file of PCI elements alone: NCCL's own dump would have GPUs and nets in it. A provider ships it for NCCL_TOPO_FILE.
+bool provided(const Node& part) {
+  const bool nccl = std::any_of(part.sources.begin(), part.sources.end(), [](const std::string& s) { return s.find("(NCCL topology XML") != s.npos; });
+  const bool dumped = std::any_of(part.gpus.begin(), part.gpus.end(), [](const Gpu& gpu) { return gpu.index >= 0; }) || part.hcas_complete;
+  return nccl && part.pci_complete && !part.gpus.empty() && !dumped;
+}
+
 void join_paths(Node& node, const std::vector<Node>& parts, const std::vector<Names>& names) {
   std::set<std::pair<std::string, std::string>> known;
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -168,7 +175,7 @@ Node join(std::vector<Node> parts, const std::string& name) {
     for (auto flag : {&Node::gpus_complete, &Node::hcas_complete, &Node::rdma_absent, &Node::interfaces_complete, &Node::pci_complete}) {
       node.*flag = node.*flag || part.*flag;
     }
-    node.network.topo_file = node.network.topo_file || part.network.topo_file;  // said by the source, not chosen
+    node.network.topo_file = node.network.topo_file || part.network.topo_file || provided(part);  // said by the source, not chosen
     fill(node.network.rails_isolated, part.network.rails_isolated);
     node.findings.insert(node.findings.end(), part.findings.begin(), part.findings.end());
   }

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "topology/importers.hpp"
 #include "topology/pci_order.hpp"
 #include "topology/ports.hpp"
 
@@ -111,6 +112,20 @@ ChosenPort chosen_port(const Node& node, const Candidate& candidate, size_t rail
   }
   if (const auto gid = choose_gid(node, candidate.port); gid && gid->usable) chosen.gid_index = gid->index;
   return chosen;
+}
+
+// What a person wrote down of the rails: their networks, and whether packets pass between them.
+void apply_rail_facts(const Node& node, Network& network) {
+  size_t rails = 0, apart = 0;
+  for (const RailFact& fact : rail_facts(node)) {
+    const bool rail = fact.role.starts_with("rail");
+    rails += rail;
+    apart += rail && fact.routed == false;
+    for (ChosenPort& port : network.ports) {
+      if (port.hca == fact.hca && port.subnet.empty()) port.subnet = fact.subnet;
+    }
+  }
+  if (rails > 1 && apart == rails) network.rails_isolated = true;
 }
 
 void take_ports(Node& node, std::vector<Candidate*> ports) {
@@ -226,6 +241,7 @@ void choose_ports(Node& node) {
   std::sort(network.hcas_excluded.begin(), network.hcas_excluded.end(), natural_before);
   if (left.empty()) fall_back(node, candidates);
   else take_ports(node, left);
+  apply_rail_facts(node, network);
   choose_gid_index(node, candidates, network);
   network.qps_per_connection = number_setting(node, "NCCL_IB_QPS_PER_CONNECTION");
   network.ib_tc = number_setting(node, "NCCL_IB_TC");

@@ -40,13 +40,13 @@ struct Rank {
 
 constexpr int kNever = 100;
 
-Rank rank(const Interface& interface, bool addresses_known, bool only_one) {
+Rank rank(const Interface& interface, bool need_address) {
   const bool proven = interface.bootstrap || interface.default_route;
   if (loopback(interface)) return {kNever, "loopback", "loopback"};
   if (interface.up == false) return {kNever, "interface-down", "not up and running"};
   if (interface.bootstrap) return {1, "bootstrap-interface", "a log shows it as the bootstrap interface"};
   if (!interface.master.empty() && interface.addresses.empty() && !proven) return {kNever, "slave", "member of a bond or bridge"};
-  if (interface.addresses.empty() && !proven && !(only_one && !addresses_known)) return {kNever, "no-address", "no address known"};
+  if (interface.addresses.empty() && !proven && need_address) return {kNever, "no-address", "no address known"};
   if (virtual_name(interface.name)) return {8, "virtual-interface", "of a container engine or an overlay, by its name"};
   if (only_link_local(interface)) return {7, "link-local-only", "only link-local addresses"};
   if (interface.default_route) return {2, "default-route", "holds the default route"};
@@ -55,12 +55,11 @@ Rank rank(const Interface& interface, bool addresses_known, bool only_one) {
   return {4, "kernel-order", "up, with an address"};
 }
 
-// A source that lists what NCCL found, or all that there is, and shows one candidate without its address: that one has it.
-bool single_candidate(const Node& node) {
-  if (!node.interfaces_complete) return false;
-  return std::count_if(node.interfaces.begin(), node.interfaces.end(), [](const Interface& i) {
-           return !loopback(i) && i.up == true && i.master.empty() && !virtual_name(i.name);
-         }) == 1;
+// NCCL's own topology file gives no addresses, but lists only interfaces that have one.
+bool found_by_nccl(const Node& node) {
+  return node.hcas_complete && std::any_of(node.sources.begin(), node.sources.end(), [](const std::string& source) {
+           return source.find("(NCCL topology XML") != source.npos;
+         });
 }
 
 }  // namespace
@@ -71,11 +70,11 @@ std::vector<std::string> rank_interfaces(const Node& node, std::vector<Reason>& 
   const bool users = value.size() > 1 && !list.entries.empty();
   const bool addresses_known =
       std::any_of(node.interfaces.begin(), node.interfaces.end(), [](const Interface& i) { return !i.addresses.empty(); });
-  const bool only_one = single_candidate(node);
+  const bool need_address = addresses_known || !found_by_nccl(node);
 
   std::vector<std::pair<int, std::string>> ranked;
   for (const Interface& interface : node.interfaces) {
-    Rank place = rank(interface, addresses_known, only_one);
+    Rank place = rank(interface, need_address);
     if (users && !list.admits(interface.name)) place = {kNever, "not-in-user-list", "NCCL_SOCKET_IFNAME leaves it out"};
     else if (users && !list.exclude) place = {0, "users-interface", "NCCL_SOCKET_IFNAME names it"};
     // Names of overlays are the last resort: in a network namespace of its own, such an interface may be all there is.

@@ -19,7 +19,8 @@ std::optional<std::string> user_setting(const Node& node, std::string_view name)
   const Setting* found = nullptr;
   for (const Setting& setting : node.settings) {
     if (setting.name != name) continue;
-    if (setting.origin.starts_with("environment")) return setting.value;  // a file applies only where the environment is silent
+    const bool environment = setting.origin.starts_with("environment") || setting.origin.find("NCCL log") != std::string::npos;
+    if (environment) return setting.value;  // a file applies only where the environment is silent
     if (!found) found = &setting;
   }
   return found ? std::optional(found->value) : std::nullopt;

@@ -112,16 +112,14 @@ void check_interface(const Node& node, Findings& out) {
 }
 
 void check_files(const Node& node, Findings& out) {
-  std::vector<std::string> from_files, templates;
+  std::vector<std::string> from_files;
   for (const Setting& setting : node.settings) {
     const std::string line = fmt::format("{}={} ({})", setting.name, setting.value, setting.origin);
-    if (setting.value.find("{{") != std::string::npos || setting.value.find("${") != std::string::npos) templates.push_back(line);
     if (setting.origin.find("nccl.conf") != std::string::npos) from_files.push_back(line);
   }
   if (!from_files.empty()) {
     add(out, node, Severity::info, "nccl-conf-applies", "a file of settings applies here beside the environment", from_files, "the same file must be on all nodes");
   }
-  if (!templates.empty()) add(out, node, Severity::warning, "setting-not-filled-in", "the value of a setting is a template that nobody filled in", templates, "write the real value");
 }
 
 }  // namespace
