@@ -1,0 +1,18 @@
+# Discovery on the machine itself: live sources.
+add_library(fake_nvml MODULE fakes/fake_nvml.cpp)
+target_include_directories(fake_nvml PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/lib)
+target_link_libraries(fake_nvml PRIVATE dsinfer::dsinfer)
+
+dsinfer_test(probe_test)
+foreach(test probe_test)
+  target_compile_definitions(${test} PRIVATE DSINFER_FAKE_NVML="$<TARGET_FILE:fake_nvml>")
+  add_dependencies(${test} fake_nvml)
+endforeach()
+if(DSINFER_VERBS_INCLUDE)
+  add_library(fake_verbs MODULE fakes/fake_verbs.cpp)
+  target_include_directories(fake_verbs PRIVATE ${DSINFER_VERBS_INCLUDE})
+  foreach(test probe_test)
+    target_compile_definitions(${test} PRIVATE DSINFER_TEST_VERBS DSINFER_FAKE_VERBS="$<TARGET_FILE:fake_verbs>")
+    add_dependencies(${test} fake_verbs)
+  endforeach()
+endif()
