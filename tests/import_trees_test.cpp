@@ -312,7 +312,7 @@ Node import_one(std::string_view text, const std::string& format) {
 }
 
 TEST(NcclXml, ReadsADump) {  // NCCL 2.21
-  const Node node = import_one(R"(node1:77:99 [0] NCCL INFO dumped
+  const Node node = import_one(R"($ cat topo.xml
 <system version="1">
   <cpu numaid="1" affinity="ffff0000" arch="x86_64" vendor="AuthenticAMD" familyid="175" modelid="17">
     <pci busid="0000:c4:00.0" class="0x060400" vendor="0x1000" device="0xc030" link_speed="32.0 GT/s PCIe" link_width="16">
@@ -474,7 +474,7 @@ TEST(Xml, RefusesEntitiesAndDepth) {
   for (int i = 0; i < 5000; ++i) deep += "<pci>";
   const Node node = import_one("<system><cpu>" + deep, "NCCL topology XML");
   ASSERT_FALSE(node.findings.empty());
-  EXPECT_EQ(node.findings[0].code, "truncated");
+  EXPECT_EQ(node.findings.back().code, "truncated");
   const Node entity = import_one("<system><cpu numaid=\"&lol;\"/></system>", "NCCL topology XML");
   EXPECT_FALSE(entity.gpus_complete);
   ASSERT_FALSE(entity.findings.empty());

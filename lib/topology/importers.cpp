@@ -91,6 +91,12 @@ std::span<const Importer> importers() {
       kIbdev2netdev,
       kUverbsListing,
       kFiInfo,
+      // the driver's listings; -q has names in full, the table and -L may cut them
+      kSmiQuery,
+      kSmiTopo,
+      kSmiNvlink,
+      kSmiTable,
+      kGpusCsv,
       // trees in XML: link layers there follow from classes and names
       kNcclXml,
       kHwlocXml,
@@ -102,10 +108,12 @@ std::span<const Importer> importers() {
       kInterfacesCsv,
       kRailsCsv,
       kVersionsCsv,
-      kGpusCsv,
       kSettings,
       kNcclLog,
       kNcclGraph,
+      // PCI listings last: models and classes there are words
+      kLspci,
+      kLspciTree,
   };
   return all;
 }
