@@ -5,6 +5,7 @@
 #include "core/buffer.hpp"
 #include "core/format.hpp"
 #include "core/json.hpp"
+#include "core/sha256.hpp"
 
 namespace dsinfer {
 namespace {
@@ -81,6 +82,22 @@ TEST(Arena, RefusesToOutgrowItsBuffer) {
   EXPECT_THROW(arena.take(DType::f32, {1}), Error);
   arena.rewind(mark);
   EXPECT_NO_THROW(arena.take(DType::u8, {1}));
+}
+
+// Sums by sha256sum of GNU coreutils.
+TEST(Sha256, IsWhatSha256sumPrints) {
+  const auto sum = [](std::string_view text, size_t piece) {
+    Sha256 hash;
+    for (size_t i = 0; i < text.size(); i += piece) hash.add(text.substr(i, piece));
+    return hash.hex();
+  };
+  EXPECT_EQ(sum("", 1), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  EXPECT_EQ(sum("abc", 3), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  const std::string million(1000000, 'a');
+  for (const size_t piece : {1u, 63u, 64u, 65u, 1000u, 1000000u})
+    EXPECT_EQ(sum(million, piece), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0") << piece;
+  for (const size_t size : {55u, 56u, 63u, 64u, 119u, 120u}) EXPECT_EQ(sum(million.substr(0, size), 7), sum(million.substr(0, size), size)) << size;
+  EXPECT_EQ(sum(million.substr(0, 56), 56), "b35439a4ac6f0948b6d6f9e3c6af0f5f590ce20f1bde7090ef7970686ec6738a");
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "topology/checks.hpp"
 #include "topology/pci_order.hpp"
 #include "topology/ports.hpp"
+#include "topology/reach.hpp"
 
 namespace dsinfer::topology {
 namespace {
@@ -165,28 +166,6 @@ void compare_sockets(Comparison& c) {
       Severity::warning, "mtu-differs", "the socket interfaces have different MTUs", "one MTU on all hosts and switches of a network");
 }
 
-/// Where one node could not reach another, in one finding for each kind of way.
-void report_reach(Comparison& c) {
-  for (const bool rdma : {false, true}) {
-    std::set<std::string> nodes;
-    std::vector<std::string> evidence;
-    size_t failed = 0;
-    for (const Reach& reach : c.cluster.reach) {
-      const auto from = static_cast<size_t>(reach.from), to = static_cast<size_t>(reach.to);
-      if (reach.ok || reach.over.starts_with("rdma") != rdma || reach.from < 0 || reach.to < 0) continue;
-      if (from >= c.cluster.nodes.size() || to >= c.cluster.nodes.size()) continue;
-      ++failed;
-      for (const size_t end : {from, to}) nodes.insert(c.cluster.nodes[end].name);
-      if (evidence.size() < 16) evidence.push_back(fmt::format("{} → {}: {}: {}", c.cluster.nodes[from].name, c.cluster.nodes[to].name, reach.over, reach.error));
-    }
-    if (failed == 0) continue;
-    if (failed > evidence.size()) evidence.push_back(fmt::format("{} more pairs", failed - evidence.size()));
-    c.add(Severity::error, rdma ? "rdma-unreachable" : "peer-unreachable", {nodes.begin(), nodes.end()},
-          fmt::format("{} of {} connections between nodes failed over {}", failed, c.cluster.reach.size(), rdma ? "RDMA" : "the socket interfaces"), evidence,
-          rdma ? "check subnets, VLANs, GIDs and switches of the rail; UDP 4791 must pass" : "check routes and firewalls, or name another interface in NCCL_SOCKET_IFNAME");
-  }
-}
-
 // Settings that may differ: they name devices of the node, or only change what is logged.
 bool may_differ(const std::string& name) {
   static const std::set<std::string> names = {"NCCL_IB_HCA",   "NCCL_SOCKET_IFNAME", "NCCL_IB_GID_INDEX", "NCCL_HOSTID", "NCCL_TOPO_FILE", "NCCL_TOPO_DUMP_FILE",
@@ -312,7 +291,7 @@ std::vector<Finding> check_cluster(const Cluster& cluster, const std::vector<Own
     compare_hosts(comparison);
     collect_from_nodes(comparison);
   }
-  report_reach(comparison);
+  for (Finding& finding : reach_findings(cluster)) comparison.findings.push_back(std::move(finding));
   return std::move(comparison.findings);
 }
 

@@ -1,88 +1,11 @@
-// Small tables in CSV: interfaces, rails, versions of several nodes, and GPUs as `nvidia-smi --query-gpu=… --format=csv` prints them.
-#include <algorithm>
-#include <array>
-#include <charconv>
-
+// Small tables in CSV that people write down: interfaces, rails, versions of several nodes.
+#include "topology/csv_table.hpp"
 #include "topology/importers.hpp"
 #include "topology/interface_text.hpp"
 #include "topology/lines.hpp"
 
 namespace dsinfer::topology {
 namespace {
-
-constexpr size_t kMostRows = 4096;
-
-// "memory.total [MiB]", "Memory_Total_MiB" → "memory.total" with the unit apart.
-std::string column_name(std::string_view cell) {
-  std::string name = lower_case(trim(cell.substr(0, cell.find('['))));
-  std::replace(name.begin(), name.end(), '_', '.');
-  std::replace(name.begin(), name.end(), ' ', '.');
-  std::replace(name.begin(), name.end(), '-', '.');
-  return name;
-}
-
-// The table behind the first line whose columns satisfy a test, up to an empty line or one with a single cell.
-class Table {
- public:
-  template <class Test>
-  Table(std::string_view text, Test is_heading) {
-    for (const std::string_view raw : split_lines(text)) {
-      const std::string_view line = trim(raw.substr(0, 4000));
-      if (line.starts_with("#")) continue;
-      if (columns_.empty()) {
-        const auto cells = cells_of(line);
-        std::vector<std::string> names;
-        for (const std::string& cell : cells) names.push_back(column_name(cell));
-        if (is_heading(names)) columns_ = std::move(names), heading_ = cells;
-      } else if (line.find(',') == line.npos) {
-        break;
-      } else if (rows_.size() < kMostRows) {
-        rows_.push_back(cells_of(line));
-        lines_.push_back(line);
-      }
-    }
-  }
-
-  size_t rows() const { return rows_.size(); }
-  std::string_view line(size_t row) const { return lines_[row]; }
-  bool whole(size_t row) const { return rows_[row].size() >= columns_.size(); }
-  /// Cell under the first of these columns that the table has; "" if none or empty.
-  std::string cell(size_t row, std::initializer_list<std::string_view> names) const {
-    const size_t at = column(names);
-    return at < rows_[row].size() ? clean_text(std::string_view(rows_[row][at]).substr(0, 256)) : "";
-  }
-  /// The heading as it was written: its unit, "[MiB]".
-  std::string heading(std::initializer_list<std::string_view> names) const {
-    const size_t at = column(names);
-    return at < heading_.size() ? heading_[at] : "";
-  }
-
- private:
-  size_t column(std::initializer_list<std::string_view> names) const {
-    for (const std::string_view name : names) {
-      const auto at = std::find(columns_.begin(), columns_.end(), name);
-      if (at != columns_.end()) return static_cast<size_t>(at - columns_.begin());
-    }
-    return std::string::npos;
-  }
-
-  std::vector<std::string> columns_, heading_;
-  std::vector<std::vector<std::string>> rows_;
-  std::vector<std::string_view> lines_;
-};
-
-using Names = std::vector<std::string>;
-bool has(const Names& names, std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); }
-
-template <class Test>
-bool has_heading(std::string_view text, Test test) {
-  return any_line(text, [&](std::string_view line) {
-    if (line.find(',') == line.npos || line.size() > 4000 || line.starts_with("#")) return false;
-    Names names;
-    for (const std::string& cell : cells_of(line)) names.push_back(column_name(cell));
-    return test(names);
-  });
-}
 
 // interfaces.csv -------------------------------------------------------------------------------------------------------------------------------
 
@@ -92,7 +15,7 @@ bool interfaces_heading(const Names& names) {
 }
 bool is_interfaces(std::string_view text) { return has_heading(text, interfaces_heading); }
 
-void interface_row(Interface& interface, const Table& table, size_t row, Remarks& remarks) {
+void interface_row(Interface& interface, const CsvTable& table, size_t row, Remarks& remarks) {
   const std::string state = lower_case(table.cell(row, {"state", "operstate", "status"}));
   if (state == "up" || state == "unknown" || state == "down") interface.up = state != "down";
   const auto length = integer_of(table.cell(row, {"prefix", "prefix.len", "prefixlen", "prefix.unknown"}));
@@ -121,7 +44,7 @@ void interface_row(Interface& interface, const Table& table, size_t row, Remarks
 }
 
 void read_interfaces(Capture& capture) {
-  const Table table(capture.text, interfaces_heading);
+  const CsvTable table(capture.text, interfaces_heading);
   Devices devices(capture.node);
   Remarks remarks(capture);
   for (size_t row = 0; row < table.rows(); ++row) {
@@ -139,7 +62,7 @@ bool rails_heading(const Names& names) { return names[0] == "hca" && (has(names,
 bool is_rails(std::string_view text) { return has_heading(text, rails_heading); }
 
 void read_rails(Capture& capture) {
-  const Table table(capture.text, rails_heading);
+  const CsvTable table(capture.text, rails_heading);
   Devices devices(capture.node);
   Remarks remarks(capture);
   for (size_t row = 0; row < table.rows(); ++row) {
@@ -169,7 +92,7 @@ void read_rails(Capture& capture) {
 bool versions_heading(const Names& names) { return names[0] == "node" || (names[0] == "host" && names.size() > 1) || names[0] == "hostname"; }
 bool is_versions(std::string_view text) { return has_heading(text, versions_heading); }
 
-Node version_row(const Table& table, size_t row) {
+Node version_row(const CsvTable& table, size_t row) {
   Node node;
   node.name = table.cell(row, {"node", "host", "hostname"});
   Host& host = node.host;
@@ -194,132 +117,6 @@ void read_versions(Capture& capture) {
   }
 }
 
-// GPUs -----------------------------------------------------------------------------------------------------------------------------------------
-
-bool gpus_heading(const Names& names) {
-  const bool gpu = has(names, "gpu.name") || has(names, "pci.bus.id") || has(names, "gpu.bus.id") || has(names, "bus.id") || has(names, "gpu.uuid") ||
-                   has(names, "memory.total") || has(names, "memory.total.mib") || has(names, "compute.cap") || has(names, "driver.version");
-  const bool first = has(names, "index") || has(names, "name") || has(names, "uuid") || has(names, "gpu.name") || has(names, "pci.bus.id") || has(names, "gpu.bus.id");
-  const bool usual = names.size() >= 2 && names[0] == "index" && names[1] == "name";
-  return usual || (gpu && first && names[0] != "node" && names[0] != "hca");
-}
-
-bool names_gpu(std::string_view cell) {
-  for (const std::string_view brand : {"NVIDIA ", "Tesla ", "GeForce ", "Quadro ", "GRID ", "A100", "H100", "H200", "B200", "GB200"}) {
-    if (cell.starts_with(brand)) return true;
-  }
-  return false;
-}
-
-// A line of `--format=csv,noheader`: a model's name and at least one cell that is clearly a GPU's.
-bool is_bare_gpu(const std::vector<std::string>& cells) {
-  if (cells.size() < 2 || std::none_of(cells.begin(), cells.end(), names_gpu)) return false;
-  return std::any_of(cells.begin(), cells.end(), [](const std::string& c) {
-    return c.ends_with("MiB") || c.starts_with("GPU-") || !bus_id_of(c).empty() || (c.size() < 4 && integer_of(c));
-  });
-}
-
-// Lines without a heading: a table whose columns are told by their content.
-bool bare_gpu_line(std::string_view line) {
-  return line.find(',') != line.npos && line.size() < 1000 && line.find('|') == line.npos && line.find('{') == line.npos && is_bare_gpu(cells_of(line));
-}
-
-bool is_gpus(std::string_view text) {
-  return has_heading(text, gpus_heading) || any_line(text, bare_gpu_line);
-}
-
-bool is_absent(std::string_view cell) { return cell.empty() || cell.front() == '['; }  // "[N/A]", "[Not Supported]"
-
-void set_memory(Gpu& gpu, std::string_view cell) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(cell.data(), cell.data() + cell.size(), value);
-  if (error != std::errc() || !(value > 0) || value > 1e9) return;
-  const std::string_view unit = trim(cell.substr(static_cast<size_t>(end - cell.data())));
-  const double scale = unit.starts_with("G") ? 1024.0 * 1024 * 1024 : 1024.0 * 1024;
-  gpu.memory_bytes = static_cast<int64_t>(value * scale);
-}
-
-void set_compute(Gpu& gpu, std::string_view cell) {
-  const size_t dot = cell.find('.');
-  const auto major = integer_of(cell.substr(0, dot)), minor = dot == cell.npos ? std::nullopt : integer_of(cell.substr(dot + 1));
-  if (!major || !minor || *major < 1 || *major > 99 || *minor < 0 || *minor > 99) return;
-  gpu.compute_major = static_cast<int>(*major);
-  gpu.compute_minor = static_cast<int>(*minor);
-}
-
-void set_index(Gpu& gpu, std::string_view cell) {
-  const auto index = integer_of(cell);
-  if (index && *index >= 0 && *index < 1024) gpu.index = static_cast<int>(*index);
-}
-
-void headed_gpu(Node& node, Gpu& gpu, const Table& table, size_t row) {
-  set_index(gpu, table.cell(row, {"index"}));
-  gpu.name = table.cell(row, {"name", "gpu.name"});
-  gpu.uuid = table.cell(row, {"uuid", "gpu.uuid"});
-  gpu.bus_id = bus_id_of(table.cell(row, {"pci.bus.id", "gpu.bus.id", "bus.id"}));
-  set_memory(gpu, table.cell(row, {"memory.total", "memory.total.mib", "memory"}));
-  set_compute(gpu, table.cell(row, {"compute.cap", "compute.capability"}));
-  const std::string mig = table.cell(row, {"mig.mode.current", "mig"});
-  if (mig == "Enabled" || mig == "Disabled") gpu.mig = mig == "Enabled";
-  const auto generation = integer_of(table.cell(row, {"pcie.link.gen.max", "pcie.link.gen.gpumax"})), width = integer_of(table.cell(row, {"pcie.link.width.max"}));
-  constexpr std::array<std::string_view, 6> speeds = {"2.5", "5", "8", "16", "32", "64"};
-  if (generation && *generation >= 1 && *generation <= 6 && width && *width > 0 && *width <= 32) {
-    gpu.pcie_gb_per_s = pcie_gb_per_s(speeds[static_cast<size_t>(*generation - 1)], static_cast<int>(*width));
-  }
-  const std::string driver = table.cell(row, {"driver.version"});
-  if (!is_absent(driver)) node.host.driver_version = driver;
-  for (std::string* text : {&gpu.name, &gpu.uuid}) {
-    if (is_absent(*text)) text->clear();
-  }
-}
-
-void bare_gpu(Node& node, Gpu& gpu, const std::vector<std::string>& cells) {
-  for (size_t i = 0; i < cells.size(); ++i) {
-    const std::string_view cell = cells[i];
-    const auto dots = std::count(cell.begin(), cell.end(), '.');
-    if (names_gpu(cell) && gpu.name.empty()) gpu.name = clean_text(cell.substr(0, 128));
-    else if (cell.starts_with("GPU-")) gpu.uuid = clean_text(cell.substr(0, 64));
-    else if (cell.ends_with("MiB") && gpu.memory_bytes == 0) set_memory(gpu, cell);
-    else if (const std::string bus_id = bus_id_of(cell); !bus_id.empty() && cell.find(':') != cell.npos) gpu.bus_id = bus_id;
-    else if (i == 0 && integer_of(cell)) set_index(gpu, cell);
-    else if (dots >= 1 && cell.size() >= 6 && cell.size() < 16 && cell.find_first_not_of("0123456789.") == cell.npos) node.host.driver_version = std::string(cell);
-    else if (dots == 1 && cell.size() <= 5) set_compute(gpu, cell);
-  }
-}
-
-// Labels as a driver's matrix has them; two rows of one number are one GPU's.
-void keep_gpu(Node& node, Gpu gpu) {
-  if (gpu.index < 0 && gpu.bus_id.empty() && gpu.uuid.empty()) gpu.index = static_cast<int>(node.gpus.size());  // the tool lists them in the driver's order
-  gpu.label = gpu.index >= 0 ? "GPU" + std::to_string(gpu.index) : !gpu.bus_id.empty() ? gpu.bus_id : gpu.uuid;
-  if (node.gpus.size() >= 1024) return;
-  const bool known = std::any_of(node.gpus.begin(), node.gpus.end(), [&](const Gpu& g) { return g.label == gpu.label; });
-  if (!known) node.gpus.push_back(std::move(gpu));
-}
-
-void read_gpus(Capture& capture) {
-  Remarks remarks(capture);
-  Node& node = capture.node;
-  if (has_heading(capture.text, gpus_heading)) {
-    const Table table(capture.text, gpus_heading);
-    for (size_t row = 0; row < table.rows(); ++row) {
-      if (!table.whole(row)) remarks.truncated(table.line(row));
-      Gpu gpu;
-      headed_gpu(node, gpu, table, row);
-      const bool empty = gpu.index < 0 && gpu.name.empty() && gpu.uuid.empty() && gpu.bus_id.empty();
-      if (empty) remarks.garbled(table.line(row));
-      else keep_gpu(node, std::move(gpu));
-    }
-  } else {
-    for (const std::string_view line : split_lines(capture.text)) {
-      if (!bare_gpu_line(trim(line))) continue;
-      Gpu gpu;
-      bare_gpu(node, gpu, cells_of(line));
-      keep_gpu(node, std::move(gpu));
-    }
-  }
-  node.gpus_complete = remarks.count("truncated") == 0;
-}
-
 }  // namespace
 
 std::vector<RailFact> rail_facts(const Node& node) {
@@ -336,7 +133,7 @@ std::vector<RailFact> rail_facts(const Node& node) {
 }
 
 std::vector<Node> read_versions_csv(std::string_view text, const std::string& name) {
-  const Table table(text, versions_heading);
+  const CsvTable table(text, versions_heading);
   std::vector<Node> nodes;
   for (size_t row = 0; row < table.rows(); ++row) {
     Node node = version_row(table, row);
@@ -350,6 +147,5 @@ std::vector<Node> read_versions_csv(std::string_view text, const std::string& na
 const Importer kInterfacesCsv{"interfaces.csv", is_interfaces, read_interfaces};
 const Importer kRailsCsv{"rails.csv", is_rails, read_rails};
 const Importer kVersionsCsv{"versions.csv", is_versions, read_versions};
-const Importer kGpusCsv{"GPU query", is_gpus, read_gpus};
 
 }  // namespace dsinfer::topology

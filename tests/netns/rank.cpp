@@ -1,0 +1,28 @@
+// One rank of a job whose ranks live in different network namespaces:  netns_rank FOLDER RANK SIZE [milliseconds for a pair]
+// Rank 0 prints the cluster as JSON. All ranks must have seen the same.
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+
+#include "dsinfer/cluster.hpp"
+#include "file_world.hpp"
+
+int main(int argc, char** argv) {
+  if (argc < 4) return 2;
+  dsinfer::test::FileWorld world(argv[1], std::atoi(argv[2]), std::atoi(argv[3]));
+  world.set_stall_timeout(std::chrono::seconds(30));
+  try {
+    dsinfer::GatherOptions options;
+    if (argc > 4) options.reach_timeout = std::chrono::milliseconds(std::atoi(argv[4]));
+    const std::string json = dsinfer::gather(world, options).to_json();
+    for (const std::string& other : world.all_gather(json)) {
+      if (other != json) throw std::runtime_error("the ranks saw different clusters");
+    }
+    if (world.rank() == 0) std::puts(json.c_str());
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "rank %d: %s\n", world.rank(), error.what());
+    world.report_failure(error.what());
+    return 1;
+  }
+  return 0;
+}

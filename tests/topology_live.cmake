@@ -1,0 +1,27 @@
+# Discovery on the machine itself: live sources, ranks that gather, network namespaces as nodes.
+add_library(fake_nvml MODULE fakes/fake_nvml.cpp)
+target_include_directories(fake_nvml PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/lib)
+target_link_libraries(fake_nvml PRIVATE dsinfer::dsinfer)
+
+dsinfer_test(probe_test)
+dsinfer_test(gather_test)
+foreach(test probe_test gather_test)
+  target_compile_definitions(${test} PRIVATE DSINFER_FAKE_NVML="$<TARGET_FILE:fake_nvml>")
+  add_dependencies(${test} fake_nvml)
+endforeach()
+if(DSINFER_VERBS_INCLUDE)
+  add_library(fake_verbs MODULE fakes/fake_verbs.cpp)
+  target_include_directories(fake_verbs PRIVATE ${DSINFER_VERBS_INCLUDE})
+  foreach(test probe_test gather_test)
+    target_compile_definitions(${test} PRIVATE DSINFER_TEST_VERBS DSINFER_FAKE_VERBS="$<TARGET_FILE:fake_verbs>")
+    add_dependencies(${test} fake_verbs)
+  endforeach()
+endif()
+
+# Needs root, ip and unshare; says SKIP where they are missing.
+if(Python3_FOUND)
+  add_executable(netns_rank netns/rank.cpp)
+  target_link_libraries(netns_rank PRIVATE dsinfer::dsinfer Threads::Threads)
+  add_test(NAME topology_netns COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/netns/netns.py --rank $<TARGET_FILE:netns_rank>)
+  set_tests_properties(topology_netns PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300 RUN_SERIAL ON)
+endif()
