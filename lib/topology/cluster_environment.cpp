@@ -29,7 +29,7 @@ std::string lines_of(const EnvironmentVariable& v) {
   if (!is_name(v.name) || v.value.find('\0') != std::string::npos) {
     return fmt::format("# {} is left out: no shell can export it\n", clipped(v.name, 80));
   }
-  if (v.users) return fmt::format("# {} is already set by you to {}{}\n", v.name, quoted(clipped(v.value, 400)), why);
+  if (v.users) return fmt::format("# {}={} is set already and kept{}\n", v.name, quoted(clipped(v.value, 400)), why);
   return fmt::format("# {}{}\nexport {}={}\n", v.name, why, v.name, quoted(v.value));
 }
 

@@ -138,8 +138,8 @@ void fields(Form& f, Seen<Form, Link>& v) {
 /// What a reader wants first comes first; the listings that only repeat facts for readers are not read back.
 template <class Form>
 void fields(Form& f, Seen<Form, Node>& v) {
-  f("name", v.name), f.derived(v), f("nvlink", v.nvlink), f("network", v.network), f("findings", v.findings), f("gpus", v.gpus), f("host", v.host);
-  f("hcas", v.hcas), f("interfaces", v.interfaces), f("pci", v.pci), f("paths", v.paths), f("links", v.links), f("settings", v.settings);
+  f("name", v.name), f.gpu_count(v), f("nvlink", v.nvlink), f("network", v.network), f("findings", v.findings), f("gpus", v.gpus), f.nics(v);
+  f("host", v.host), f("hcas", v.hcas), f("interfaces", v.interfaces), f("pci", v.pci), f("paths", v.paths), f("links", v.links), f("settings", v.settings);
   f("sources", v.sources), f("gpus_complete", v.gpus_complete), f("hcas_complete", v.hcas_complete), f("rdma_absent", v.rdma_absent);
   f("interfaces_complete", v.interfaces_complete), f("pci_complete", v.pci_complete);
 }

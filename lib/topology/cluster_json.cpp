@@ -58,7 +58,8 @@ struct Writer {
     out["environment"] = std::move(values);
     out["environment_reasons"] = std::move(reasons);
   }
-  void derived(const Node& node);
+  void gpu_count(const Node& node);
+  void nics(const Node& node);
 };
 
 template <class T> struct IsOptional : std::false_type {};
@@ -108,8 +109,11 @@ OrderedJson json_of_nic(const Nic& nic) {
   return json;
 }
 
-void Writer::derived(const Node& node) {
+void Writer::gpu_count(const Node& node) {
   out["gpu_count"] = node.gpus.empty() && !node.gpus_complete ? OrderedJson(nullptr) : OrderedJson(node.gpus.size());
+}
+
+void Writer::nics(const Node& node) {
   OrderedJson nics = OrderedJson::array();
   for (const Nic& nic : nics_of(node)) nics.push_back(json_of_nic(nic));
   out["nics"] = std::move(nics);

@@ -101,7 +101,8 @@ struct Reader {
     if (error != std::errc() || end != text.data() + text.size()) wrong({object.origin(), name}, "a hexadecimal number such as \"0x15b3\"", json);
   }
   void environment(std::vector<EnvironmentVariable>& variables);
-  void derived(const Node&) {}
+  void gpu_count(const Node&) {}
+  void nics(const Node&) {}
 };
 
 template <class T>

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "topology/distance.hpp"
 #include "topology/node_text.hpp"
 #include "topology/wording.hpp"
 
@@ -54,24 +55,33 @@ void write_host(Page& page, const Node& node) {
 
 // ---- GPUs ----
 
+// All links that lead to switches together, likewise to the CPU, to other GPUs.
 std::string nvlink_text(const Gpu& gpu) {
-  std::vector<std::string> parts;
+  struct Sum {
+    int links = 0;
+    double gb_per_s = 0;
+    size_t peers = 0;
+  };
+  std::map<NvLink::Remote, Sum> sums;
   for (const NvLink& link : gpu.nvlinks) {
-    const std::string to = link.remote == NvLink::Remote::nvswitch ? " to NVSwitch" : link.remote == NvLink::Remote::cpu ? " to the CPU" : "";
-    if (link.remote == NvLink::Remote::gpu && gpu.nvlinks.size() > 1) continue;  // a mesh: the sum below tells it
-    const std::string speed = link.gb_per_s > 0 ? fmt::format(" ({} GB/s)", number_text(link.gb_per_s)) : "";
-    parts.push_back(fmt::format("NVLink ×{}{}{}", link.count, to, speed));
+    Sum& sum = sums[link.remote];
+    sum.links += link.count, sum.gb_per_s += link.gb_per_s, ++sum.peers;
   }
-  if (!parts.empty() || gpu.nvlinks.empty()) return joined(parts);
-  int links = 0;
-  double speed = 0;
-  for (const NvLink& link : gpu.nvlinks) links += link.count, speed += link.gb_per_s;
-  return fmt::format("NVLink ×{} to {} GPUs{}", links, gpu.nvlinks.size(), speed > 0 ? fmt::format(" ({} GB/s)", number_text(speed)) : "");
+  std::vector<std::string> parts;
+  for (const auto& [remote, sum] : sums) {
+    std::string to;
+    if (remote == NvLink::Remote::nvswitch) to = " to NVSwitch";
+    if (remote == NvLink::Remote::cpu) to = " to the CPU";
+    if (remote == NvLink::Remote::gpu) to = " to " + count_text(sum.peers, "GPU", "GPUs");
+    parts.push_back(fmt::format("NVLink ×{}{}{}", sum.links, to, sum.gb_per_s > 0 ? fmt::format(" ({} GB/s)", number_text(sum.gb_per_s)) : ""));
+  }
+  return joined(parts);
 }
 
 std::string gpu_kind(const Gpu& gpu) {
   const std::string memory = gpu.memory_bytes > 0 ? fmt::format(", {}", bytes_text(gpu.memory_bytes)) : "";
-  return (gpu.name.empty() ? "GPU of unknown model" : plain(gpu.name)) + memory;
+  const std::string compute = gpu.compute_major > 0 ? fmt::format(", compute capability {}.{}", gpu.compute_major, gpu.compute_minor) : "";
+  return (gpu.name.empty() ? "GPU of unknown model" + compute : plain(gpu.name)) + memory;
 }
 
 // "8 × NVIDIA H100 80GB HBM3, 80 GiB"; several kinds with "+".
@@ -92,22 +102,14 @@ std::string nvlink_of_node(const Node& node) {
   return node.nvlink == false ? "no NVLink" : dim("NVLink unknown");
 }
 
-// TODO until distance() is there: what a source states outright.
-PathKind stated(const Node& node, const std::string& a, const std::string& b) {
-  for (const Path& path : node.paths) {
-    if ((path.a == a && path.b == b) || (path.a == b && path.b == a)) return path.kind;
-  }
-  return PathKind::unknown;
-}
-
-std::string nearest_nics(const Node& node, const Gpu& gpu) {
+std::string nearest_nics(const Node& node, const Distances& distances, const Gpu& gpu) {
   if (!node.network.gpu_nic_affinity) return "";
   const auto near = node.network.gpu_nic_affinity->find(gpu.label);
   if (near == node.network.gpu_nic_affinity->end()) return "";
   if (near->second.empty()) return styled("no NIC on its socket", Style::warning);
   std::string kind;  // where all of them are equally far
   for (const std::string& nic : near->second) {
-    const std::string this_kind(word(stated(node, gpu.label, nic)));
+    const std::string this_kind(word(distances.between(gpu.label, nic)));
     if (kind.empty()) kind = this_kind;
     if (kind != this_kind) kind = "?";
   }
@@ -121,11 +123,12 @@ void write_gpus(Page& page, const Node& node) {
   if (!host.driver_version.empty()) about.push_back("driver " + plain(host.driver_version));
   if (!host.cuda_driver_version.empty()) about.push_back("CUDA " + plain(host.cuda_driver_version));
   page.section("GPUs", joined(about));
+  const Distances distances(node);
   std::vector<std::vector<std::string>> rows;
   for (const Gpu& gpu : node.gpus) {
     std::vector<std::string> notes = {nvlink_text(gpu), gpu.mig == true ? styled("MIG", Style::warning) : ""};
     if (!gpu.fabric_state.empty() && gpu.fabric_state != "completed") notes.push_back(styled("fabric " + gpu.fabric_state, Style::bad));
-    rows.push_back({plain(gpu.label), gpu.bus_id == gpu.label ? "" : dim(gpu.bus_id), numa_text(gpu.numa), joined(notes), nearest_nics(node, gpu)});
+    rows.push_back({plain(gpu.label), gpu.bus_id == gpu.label ? "" : dim(gpu.bus_id), numa_text(gpu.numa), joined(notes), nearest_nics(node, distances, gpu)});
   }
   page.table(rows);
 }

@@ -45,8 +45,9 @@ void write_environment(Page& page, const Network& network) {
   if (network.environment.empty()) return;
   page.section("Environment", "");
   for (const EnvironmentVariable& v : network.environment) {
-    page.row(styled(clipped(v.name, 60), Style::strong) + "=" + plain(clipped(v.value, 300)) + (v.users ? styled("  set by you", Style::warning) : "") +
-                 (v.reason.empty() ? "" : dim("  # " + clipped(v.reason, 300))),
+    page.row(styled(clipped(v.name, 60), Style::strong) + "=" + plain(clipped(v.value, 300)) +
+                 (v.users ? styled(v.reason.empty() ? "  # set by the user" : "  # " + clipped(v.reason, 300), Style::warning)
+                          : v.reason.empty() ? "" : dim("  # " + clipped(v.reason, 300))),
              6);
   }
 }

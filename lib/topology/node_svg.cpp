@@ -72,6 +72,7 @@ Levels levels_of(const Picture& picture) {
   at.nics = y;
   if (rows.nics) y += static_cast<double>(rows.nics) * (kNicHeight + kGap) - kGap;
   if (!rows.nics && !rows.gpus) y += 24;
+  if (!rows.nics && rows.gpus && !rows.switches) y -= kWire;
   at.numa_end = y + kPad;
   y = at.numa_end;
   at.fabric = y + kWire - kPad;
@@ -117,6 +118,7 @@ class Card {
     svg_.rect(x_, y_, size_.width, size_.height, kCardPaint, 8);
     svg_.text(x_ + kPad, y_ + 20, title, 15, size_.width - 2 * kPad, Svg::Align::left, true);
     svg_.text(x_ + kPad, y_ + 36, subtitle(node_), 10.5, size_.width - 2 * kPad, Svg::Align::left, false, "#495057");
+    if (picture_.columns.empty()) svg_.text(x_ + size_.width / 2, at(at_.gpus) + 8, "no device is known", 11, size_.width, Svg::Align::middle, false, "#868e96");
     double inner = kPad;
     for (const NumaColumn& column : picture_.columns) inner += column_width(column) + kPad;
     double x = x_ + kPad + std::max(0.0, (size_.width - kPad - inner) / 2);
@@ -212,7 +214,8 @@ class Card {
     svg_.open(fmt::format("{} {} {}", gpu.label, gpu.bus_id, gpu.name));
     svg_.rect(x, y, kBox, kGpuHeight, kGpuPaint);
     svg_.text(x + kBox / 2, y + 15, gpu.label, 11.5, kBox - 6, Svg::Align::middle, true);
-    svg_.text(x + kBox / 2, y + 28, short_model(gpu.name), 9, kBox - 4, Svg::Align::middle);
+    const std::string compute = gpu.compute_major > 0 ? fmt::format("compute {}.{}", gpu.compute_major, gpu.compute_minor) : "";
+    svg_.text(x + kBox / 2, y + 28, gpu.name.empty() ? compute : short_model(gpu.name), 9, kBox - 4, Svg::Align::middle);
     if (gpu.label != gpu.bus_id) svg_.text(x + kBox / 2, y + 41, gpu.bus_id, 9, kBox - 4, Svg::Align::middle, false, "#495057");
     svg_.close();
   }

@@ -57,6 +57,15 @@ std::vector<std::string> folded(const std::string& text, size_t first, size_t re
     if (space && columns < room) line += ' ', ++columns;
     word.clear();
   };
+  // A list that is longer than a line is cut behind a comma.
+  const auto cut_word = [&] {
+    const size_t comma = word.rfind(',');
+    const std::string rest_of_word = comma == word.npos || comma + 1 < word.size() / 2 ? "" : word.substr(comma + 1);
+    if (rest_of_word.find(kMark) == rest_of_word.npos) word.resize(word.size() - rest_of_word.size());
+    const std::string left = word.size() == comma + 1 ? rest_of_word : "";
+    flush_word(false), flush_line();
+    word = left;
+  };
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (c == kMark && i + 1 < text.size()) {
@@ -65,7 +74,7 @@ std::vector<std::string> folded(const std::string& text, size_t first, size_t re
     } else if (c == ' ') {
       flush_word(true);
     } else {
-      if ((static_cast<unsigned char>(c) & 0xc0) != 0x80 && shown_width(word) >= rest) flush_word(false), flush_line();
+      if ((static_cast<unsigned char>(c) & 0xc0) != 0x80 && shown_width(word) >= rest) cut_word();
       word += c;
     }
   }

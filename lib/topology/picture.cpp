@@ -162,12 +162,12 @@ Picture picture_of(const Node& node) {
   Layout layout(node);
   for (const Gpu& gpu : node.gpus) {
     layout.add(gpu);
+    int links = 0;
+    double gb_per_s = 0;
     for (const NvLink& link : gpu.nvlinks) {
-      if (link.remote != NvLink::Remote::nvswitch) continue;
-      picture.nvswitch = true;
-      picture.nvswitch_links = std::max(picture.nvswitch_links, link.count);
-      picture.nvswitch_gb_per_s = std::max(picture.nvswitch_gb_per_s, link.gb_per_s);
+      if (link.remote == NvLink::Remote::nvswitch) links += link.count, gb_per_s += link.gb_per_s, picture.nvswitch = true;
     }
+    picture.nvswitch_links = std::max(picture.nvswitch_links, links), picture.nvswitch_gb_per_s = std::max(picture.nvswitch_gb_per_s, gb_per_s);
   }
   bool bootstrap_shown = node.network.socket_ifname.empty();
   for (const Nic& nic : nics_of(node)) {

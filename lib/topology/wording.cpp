@@ -12,7 +12,7 @@ namespace dsinfer::topology {
 
 std::string number_text(double value) {
   if (!std::isfinite(value)) return "?";
-  if (std::fabs(value) >= 100 || std::nearbyint(value) == value) return fmt::format("{:.0f}", value);
+  if (std::fabs(value) >= 100 || std::fabs(std::nearbyint(value) - value) < 0.05) return fmt::format("{:.0f}", value);
   return fmt::format("{:.1f}", value);
 }
 
