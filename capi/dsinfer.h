@@ -402,6 +402,103 @@ DSINFER_CAPI int32_t dsinfer_engine_event_fd(const dsinfer_engine* engine);
 DSINFER_CAPI dsinfer_status dsinfer_engine_stats_text(const dsinfer_engine* engine, char* buffer, uint64_t capacity, uint64_t* needed);
 DSINFER_CAPI dsinfer_status dsinfer_engine_stats_json(const dsinfer_engine* engine, char* buffer, uint64_t capacity, uint64_t* needed);
 
+/* ---- Cluster: the machines, the network between them, what does not fit -------------------------------------------- */
+
+typedef struct dsinfer_cluster dsinfer_cluster; /* immutable; any thread */
+
+/* Where facts of this machine come from. Without privileges, GPUs or verbs: what is absent is absent, never an error. */
+typedef struct dsinfer_probe_options {
+  uint64_t struct_size;
+  const char* root;          /* NULL: "/". Another folder with sys, proc, dev, etc below it also leaves out the live sources */
+  const char* nvml_library;  /* NULL: libnvidia-ml.so.1; "": do not ask it */
+  const char* verbs_library; /* NULL: libibverbs.so.1; "": do not ask it */
+  const char* nccl_library;  /* NULL: libnccl.so.2, looked for but never initialised; "": do not look */
+  const char* const* environment; /* "NAME=value"; NULL: the process's own */
+  uint64_t num_environment;
+  int32_t no_netlink; /* 1: do not ask the kernel for interfaces and routes */
+  int32_t reserved;   /* 0 */
+} dsinfer_probe_options;
+#define DSINFER_PROBE_OPTIONS_INIT {sizeof(dsinfer_probe_options), NULL, NULL, NULL, NULL, NULL, 0, 0, 0}
+
+typedef struct dsinfer_gather_options {
+  uint64_t struct_size;
+  const dsinfer_probe_options* probe; /* NULL: the usual */
+  int64_t reach_timeout;              /* for one pair of nodes; 0: 3000 */
+  int32_t no_reach;                   /* 1: do not prove the chosen interfaces pair by pair */
+  int32_t reserved;                   /* 0 */
+} dsinfer_gather_options;
+#define DSINFER_GATHER_OPTIONS_INIT {sizeof(dsinfer_gather_options), NULL, 0, 0, 0}
+
+/* This machine, with the choice of its network. options may be NULL. */
+DSINFER_CAPI dsinfer_status dsinfer_cluster_probe(const dsinfer_probe_options* options, dsinfer_cluster** cluster);
+/* The machines that captured files describe: a folder, an archive, a file. Files are known by content. NOT_FOUND, IO name the path. */
+DSINFER_CAPI dsinfer_status dsinfer_cluster_import(const char* path, dsinfer_cluster** cluster);
+/* The machine that the output of tools describes, as pasted. name: of the node; NULL: "pasted". */
+DSINFER_CAPI dsinfer_status dsinfer_cluster_import_text(dsinfer_text text, const char* name, dsinfer_cluster** cluster);
+/* All machines of the job, chosen and checked; every rank gets the same. options may be NULL. Collective. */
+DSINFER_CAPI dsinfer_status dsinfer_cluster_gather(dsinfer_world* world, const dsinfer_gather_options* options, dsinfer_cluster** cluster);
+/* From what dsinfer_cluster_to_json gave. */
+DSINFER_CAPI dsinfer_status dsinfer_cluster_from_json(dsinfer_text json, dsinfer_cluster** cluster);
+/* A new cluster of the same facts, with choice and findings made anew. */
+DSINFER_CAPI dsinfer_status dsinfer_cluster_choose_network(const dsinfer_cluster* cluster, dsinfer_cluster** chosen);
+DSINFER_CAPI void dsinfer_cluster_destroy(dsinfer_cluster* cluster);
+
+/* Everything as JSON; a tree for a terminal (color: ANSI); for Graphviz; a self-contained picture. Two-call sizing. */
+DSINFER_CAPI dsinfer_status dsinfer_cluster_to_json(const dsinfer_cluster* cluster, char* buffer, uint64_t capacity, uint64_t* needed);
+DSINFER_CAPI dsinfer_status dsinfer_cluster_text(const dsinfer_cluster* cluster, int32_t color, char* buffer, uint64_t capacity, uint64_t* needed);
+DSINFER_CAPI dsinfer_status dsinfer_cluster_dot(const dsinfer_cluster* cluster, char* buffer, uint64_t capacity, uint64_t* needed);
+DSINFER_CAPI dsinfer_status dsinfer_cluster_svg(const dsinfer_cluster* cluster, char* buffer, uint64_t capacity, uint64_t* needed);
+/* Lines for eval of a shell: export NAME='value', each after a comment with its reason. Two-call sizing. */
+DSINFER_CAPI dsinfer_status dsinfer_cluster_environment(const dsinfer_cluster* cluster, int32_t node, char* buffer, uint64_t capacity,
+                                                        uint64_t* needed);
+/* Sets the same in this process, except what is set already; before MPI and NCCL start, while no other thread reads the environment.
+ * *num_set may be NULL. The one call of the library that touches the environment. */
+DSINFER_CAPI dsinfer_status dsinfer_cluster_apply_environment(const dsinfer_cluster* cluster, int32_t node, int32_t* num_set);
+
+/* -1 for NULL. */
+DSINFER_CAPI int32_t dsinfer_cluster_num_nodes(const dsinfer_cluster* cluster);
+/* The node of each rank; none unless it was gathered. Two-call sizing. */
+DSINFER_CAPI dsinfer_status dsinfer_cluster_node_of_rank(const dsinfer_cluster* cluster, int32_t* nodes, uint64_t capacity, uint64_t* needed);
+
+enum { DSINFER_TRANSPORT_UNKNOWN = 0, DSINFER_TRANSPORT_IB = 1, DSINFER_TRANSPORT_ROCE = 2, DSINFER_TRANSPORT_SOCKET = 3 };
+enum { DSINFER_LINK_LAYER_UNKNOWN = 0, DSINFER_LINK_LAYER_INFINIBAND = 1, DSINFER_LINK_LAYER_ETHERNET = 2 };
+/* Set struct_size (the _INIT macro does), the call fills the rest. -1 in a count, flag or index: unknown. Texts belong to the cluster. */
+typedef struct dsinfer_node_info {
+  uint64_t struct_size;
+  const char* name;
+  const char* socket_ifname;   /* "": unknown */
+  const char* fallback_reason; /* why sockets; "" */
+  const char* plugin_fabric;   /* a faster fabric that needs a plug-in of NCCL; "" */
+  double gb_per_s_per_gpu;     /* expected between nodes; 0: unknown */
+  int64_t memory_bytes;        /* of the host; 0: unknown */
+  int64_t gpu_memory_bytes;    /* of the smallest GPU; 0: unknown */
+  int32_t gpu_count, nvlink, transport, link_layer, hca_count;
+  int32_t gid_index; /* -1: left to NCCL */
+  int32_t judged;    /* 1: a rule of thumb had a part in the choice */
+  int32_t reserved;
+} dsinfer_node_info;
+#define DSINFER_NODE_INFO_INIT {sizeof(dsinfer_node_info), NULL, NULL, NULL, NULL, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+DSINFER_CAPI dsinfer_status dsinfer_cluster_get_node(const dsinfer_cluster* cluster, int32_t node, dsinfer_node_info* info);
+
+enum { DSINFER_SEVERITY_INFO = 0, DSINFER_SEVERITY_WARNING = 1, DSINFER_SEVERITY_ERROR = 2 };
+/* Set struct_size (the _INIT macro does), the call fills the rest. Texts and arrays belong to the cluster; texts are NUL-terminated. */
+typedef struct dsinfer_finding {
+  uint64_t struct_size;
+  const char* code; /* "hca-names-differ"; stable */
+  const char* text;
+  const char* advice;
+  const dsinfer_text* nodes; /* names */
+  uint64_t num_nodes;
+  const dsinfer_text* evidence; /* lines */
+  uint64_t num_evidence;
+  int32_t severity; /* DSINFER_SEVERITY_… */
+  int32_t reserved;
+} dsinfer_finding;
+#define DSINFER_FINDING_INIT {sizeof(dsinfer_finding), NULL, NULL, NULL, NULL, 0, NULL, 0, 0, 0}
+/* Findings about one node, or with node = -1 those between nodes. *count is set also to 0. */
+DSINFER_CAPI dsinfer_status dsinfer_cluster_num_findings(const dsinfer_cluster* cluster, int32_t node, int32_t* count);
+DSINFER_CAPI dsinfer_status dsinfer_cluster_get_finding(const dsinfer_cluster* cluster, int32_t node, int32_t index, dsinfer_finding* finding);
+
 #ifdef __cplusplus
 }
 #endif

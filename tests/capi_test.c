@@ -1,4 +1,4 @@
-/* The C interface as a C99 program meets it: errors, sizing, struct growth, orders of destruction, ranks as threads, a chat. */
+/* The C interface as a C99 program meets it: errors, sizing, struct growth, orders of destruction, clusters, ranks as threads, a chat. */
 #define _POSIX_C_SOURCE 200809L
 #include "dsinfer.h"
 
@@ -171,6 +171,152 @@ static void structs_may_grow(void) {
   CHECK(dsinfer_config_get_info(config, &old) == DSINFER_INVALID_ARGUMENT);
   CHECK(strstr(dsinfer_last_error(), "_INIT") != NULL);
   dsinfer_config_destroy(config);
+}
+
+/* ---- clusters ---- */
+
+typedef dsinfer_status (*cluster_form)(const dsinfer_cluster* cluster, char* buffer, uint64_t capacity, uint64_t* needed);
+
+static dsinfer_status as_text(const dsinfer_cluster* cluster, char* buffer, uint64_t capacity, uint64_t* needed) {
+  return dsinfer_cluster_text(cluster, 0, buffer, capacity, needed);
+}
+static dsinfer_status as_environment(const dsinfer_cluster* cluster, char* buffer, uint64_t capacity, uint64_t* needed) {
+  return dsinfer_cluster_environment(cluster, 0, buffer, capacity, needed);
+}
+
+/* The caller frees it. */
+static char* form_of(const dsinfer_cluster* cluster, cluster_form form) {
+  uint64_t needed = 0;
+  char small[2], *text;
+  OK(form(cluster, NULL, 0, &needed));
+  CHECK(needed <= sizeof small || form(cluster, small, sizeof small, &needed) == DSINFER_INVALID_ARGUMENT);
+  text = malloc(needed);
+  OK(form(cluster, text, needed, &needed));
+  CHECK(strlen(text) + 1 == needed);
+  return text;
+}
+
+static const char kCluster[] =
+    "{\"format\":\"dsinfer-cluster\",\"version\":1,\"nodes\":[{\"name\":\"n1\",\"nvlink\":true,\"gpus\":[{\"label\":\"GPU0\",\"memory_bytes\":1000},"
+    "{\"label\":\"GPU1\",\"memory_bytes\":900}],\"host\":{\"memory_bytes\":5000},\"network\":{\"transport\":\"roce\",\"link_layer\":\"Ethernet\","
+    "\"hca_count\":2,\"gid_index\":3,\"socket_ifname\":\"eth0\",\"gb_per_s_per_gpu\":25,\"judged\":true,\"environment\":{\"DSINFER_CAPI_A\":\"it's\"}},"
+    "\"findings\":[{\"code\":\"c\",\"severity\":\"info\"}]},{\"name\":\"n2\"}],\"findings\":[{\"code\":\"hca-count-differs\",\"severity\":\"error\","
+    "\"nodes\":[\"n1\",\"n2\"],\"text\":\"t\",\"evidence\":[\"e\"],\"advice\":\"a\"}],\"node_of_rank\":[0,1,1]}";
+
+static void stored_clusters_answer(void) {
+  dsinfer_cluster *cluster = NULL, *again = NULL, *chosen = NULL;
+  dsinfer_node_info info = DSINFER_NODE_INFO_INIT;
+  dsinfer_finding finding = DSINFER_FINDING_INIT;
+  int32_t nodes[3] = {-1, -1, -1}, count = -1;
+  uint64_t needed = 0;
+  char *json, *text;
+  OK(dsinfer_cluster_from_json(text_of(kCluster), &cluster));
+  CHECK(dsinfer_cluster_num_nodes(cluster) == 2 && dsinfer_cluster_num_nodes(NULL) == -1);
+  OK(dsinfer_cluster_node_of_rank(cluster, nodes, 3, &needed));
+  CHECK(needed == 3 && nodes[0] == 0 && nodes[1] == 1 && nodes[2] == 1);
+
+  OK(dsinfer_cluster_get_node(cluster, 0, &info));
+  CHECK(strcmp(info.name, "n1") == 0 && strcmp(info.socket_ifname, "eth0") == 0 && strcmp(info.fallback_reason, "") == 0);
+  CHECK(info.transport == DSINFER_TRANSPORT_ROCE && info.link_layer == DSINFER_LINK_LAYER_ETHERNET && info.gpu_count == 2 && info.nvlink == 1);
+  CHECK(info.hca_count == 2 && info.gid_index == 3 && info.judged == 1 && info.gb_per_s_per_gpu == 25 && info.memory_bytes == 5000);
+  CHECK(info.gpu_memory_bytes == 900);
+  OK(dsinfer_cluster_get_node(cluster, 1, &info));
+  CHECK(info.gpu_count == -1 && info.nvlink == -1 && info.hca_count == -1 && info.gid_index == -1 && info.transport == DSINFER_TRANSPORT_UNKNOWN);
+  CHECK(dsinfer_cluster_get_node(cluster, 2, &info) == DSINFER_INVALID_ARGUMENT);
+
+  OK(dsinfer_cluster_num_findings(cluster, -1, &count));
+  CHECK(count == 1);
+  OK(dsinfer_cluster_get_finding(cluster, -1, 0, &finding));
+  CHECK(strcmp(finding.code, "hca-count-differs") == 0 && finding.severity == DSINFER_SEVERITY_ERROR && strcmp(finding.advice, "a") == 0);
+  CHECK(finding.num_nodes == 2 && strcmp(finding.nodes[1].data, "n2") == 0 && finding.num_evidence == 1 && strcmp(finding.evidence[0].data, "e") == 0);
+  OK(dsinfer_cluster_get_finding(cluster, 0, 0, &finding));
+  CHECK(strcmp(finding.code, "c") == 0 && finding.num_nodes == 0);
+  OK(dsinfer_cluster_num_findings(cluster, 1, &count));
+  CHECK(count == 0);
+  CHECK(dsinfer_cluster_get_finding(cluster, 1, 0, &finding) == DSINFER_INVALID_ARGUMENT);
+  CHECK(dsinfer_cluster_num_findings(cluster, 2, &count) == DSINFER_INVALID_ARGUMENT);
+
+  json = form_of(cluster, dsinfer_cluster_to_json);
+  OK(dsinfer_cluster_from_json(text_of(json), &again));
+  text = form_of(again, dsinfer_cluster_to_json);
+  CHECK(strcmp(json, text) == 0);
+  free(json), free(text);
+  text = form_of(cluster, as_text);
+  CHECK(strstr(text, "hca-count-differs") != NULL);
+  free(text);
+  text = form_of(cluster, dsinfer_cluster_dot);
+  CHECK(strncmp(text, "graph", 5) == 0);
+  free(text);
+  text = form_of(cluster, dsinfer_cluster_svg);
+  CHECK(strstr(text, "<svg") != NULL);
+  free(text);
+  text = form_of(cluster, as_environment);
+  CHECK(strstr(text, "export DSINFER_CAPI_A='it'\\''s'\n") != NULL);
+  free(text);
+  CHECK(dsinfer_cluster_environment(cluster, 2, NULL, 0, &needed) == DSINFER_INVALID_ARGUMENT);
+  OK(dsinfer_cluster_apply_environment(cluster, 0, &count));
+  CHECK(count == 1 && getenv("DSINFER_CAPI_A") && strcmp(getenv("DSINFER_CAPI_A"), "it's") == 0);
+  OK(dsinfer_cluster_apply_environment(cluster, 0, &count));
+  CHECK(count == 0); /* it stays as it is */
+
+  OK(dsinfer_cluster_choose_network(cluster, &chosen)); /* made anew from the facts: there are none of a network */
+  OK(dsinfer_cluster_get_node(chosen, 0, &info));
+  CHECK(info.transport == DSINFER_TRANSPORT_UNKNOWN && info.gpu_count == 2);
+  dsinfer_cluster_destroy(chosen);
+  dsinfer_cluster_destroy(again);
+  dsinfer_cluster_destroy(cluster);
+  dsinfer_cluster_destroy(NULL);
+  CHECK(dsinfer_cluster_from_json(text_of("{}"), &cluster) == DSINFER_BAD_FORMAT);
+  CHECK(strstr(dsinfer_last_error(), "format") != NULL);
+}
+
+static void machines_are_probed_imported_and_gathered(void) {
+  dsinfer_cluster *cluster = NULL, *gathered = NULL;
+  dsinfer_probe_options probe = DSINFER_PROBE_OPTIONS_INIT;
+  dsinfer_gather_options options = DSINFER_GATHER_OPTIONS_INIT;
+  dsinfer_node_info info = DSINFER_NODE_INFO_INIT;
+  dsinfer_world* world = NULL;
+  const char* environment[1] = {"NCCL_IB_DISABLE=1"};
+  int32_t node = -1;
+  uint64_t needed = 0;
+  char* json;
+  OK(dsinfer_cluster_probe(NULL, &cluster));
+  OK(dsinfer_cluster_get_node(cluster, 0, &info));
+  CHECK(dsinfer_cluster_num_nodes(cluster) == 1 && info.memory_bytes > 0 && strlen(info.name) > 0);
+  dsinfer_cluster_destroy(cluster);
+
+  probe.nvml_library = probe.verbs_library = probe.nccl_library = "";
+  probe.environment = environment;
+  probe.num_environment = 1;
+  OK(dsinfer_cluster_probe(&probe, &cluster));
+  json = form_of(cluster, dsinfer_cluster_to_json);
+  CHECK(strstr(json, "NCCL_IB_DISABLE") != NULL);
+  free(json);
+  dsinfer_cluster_destroy(cluster);
+  probe.reserved = 0, probe.struct_size = 8;
+  CHECK(dsinfer_cluster_probe(&probe, &cluster) == DSINFER_INVALID_ARGUMENT);
+  probe.struct_size = sizeof probe, probe.environment = NULL;
+  CHECK(dsinfer_cluster_probe(&probe, &cluster) == DSINFER_INVALID_ARGUMENT); /* one variable, but none there */
+  probe.num_environment = 0;
+
+  OK(dsinfer_world_create_single(&world));
+  options.probe = &probe;
+  OK(dsinfer_cluster_gather(world, &options, &gathered));
+  OK(dsinfer_cluster_node_of_rank(gathered, &node, 1, &needed));
+  CHECK(needed == 1 && node == 0);
+  options.reach_timeout = -1;
+  CHECK(dsinfer_cluster_gather(world, &options, &cluster) == DSINFER_INVALID_ARGUMENT);
+  CHECK(dsinfer_cluster_gather(NULL, NULL, &cluster) == DSINFER_INVALID_ARGUMENT);
+  dsinfer_world_destroy(world);
+  dsinfer_cluster_destroy(gathered);
+
+  OK(dsinfer_cluster_import_text(text_of("Infiniband device 'mlx5_0' port 1 status:\n\tstate:\t\t 4: ACTIVE\n\tphys state:\t 5: LinkUp\n"
+                                         "\trate:\t\t 400 Gb/sec (4X NDR)\n\tlink_layer:\t InfiniBand\n"), "far", &cluster));
+  OK(dsinfer_cluster_get_node(cluster, 0, &info));
+  CHECK(strcmp(info.name, "far") == 0 && info.transport == DSINFER_TRANSPORT_IB && info.hca_count == 1);
+  dsinfer_cluster_destroy(cluster);
+  CHECK(dsinfer_cluster_import("/nonexistent/capture", &cluster) == DSINFER_NOT_FOUND);
+  CHECK(strstr(dsinfer_last_error(), "/nonexistent/capture") != NULL);
 }
 
 /* ---- ranks as threads ---- */
@@ -481,6 +627,8 @@ int main(int argc, char** argv) {
   errors_belong_to_their_thread();
   plans_have_text_and_json();
   structs_may_grow();
+  stored_clusters_answer();
+  machines_are_probed_imported_and_gathered();
   ranks_may_be_threads();
   a_failure_reaches_all();
   chats_are_rendered_and_split();
