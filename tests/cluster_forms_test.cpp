@@ -83,7 +83,7 @@ TEST(ClusterText, ShowsWhatTheMachineHasAndWhatWasChosen) {
   EXPECT_THAT(text, HasSubstr("InfiniBand over 8 ports of 400 Gb/s"));
   EXPECT_THAT(text, HasSubstr("48.5 GB/s per GPU"));
   EXPECT_THAT(text, HasSubstr("NCCL_SOCKET_IFNAME==eth0"));
-  EXPECT_THAT(text, HasSubstr("NCCL_IB_TIMEOUT=22  set by you"));
+  EXPECT_THAT(text, HasSubstr("NCCL_IB_TIMEOUT=22  # /etc/nccl.conf"));
   EXPECT_THAT(text, HasSubstr("mixed-link-layer  Ethernet beside eight InfiniBand ports"));
 }
 
@@ -171,7 +171,7 @@ TEST(ClusterEnvironment, GivesAShellTheExactValues) {
 TEST(ClusterEnvironment, SaysTheReasonAndLeavesTheUsersOwnAlone) {
   const std::string lines = one(dgx_node("n1")).environment();
   EXPECT_THAT(lines, HasSubstr("# NCCL_SOCKET_IFNAME: carries the default route\nexport NCCL_SOCKET_IFNAME='=eth0'\n"));
-  EXPECT_THAT(lines, HasSubstr("# NCCL_IB_TIMEOUT is already set by you to '22': /etc/nccl.conf\n"));
+  EXPECT_THAT(lines, HasSubstr("# NCCL_IB_TIMEOUT='22' is set already and kept: /etc/nccl.conf\n"));
   EXPECT_THAT(lines, Not(HasSubstr("export NCCL_IB_TIMEOUT")));
 }
 

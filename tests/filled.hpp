@@ -20,7 +20,8 @@ class Filler {
   void environment(std::vector<EnvironmentVariable>& variables) {
     for (const bool users : {false, true}) variables.push_back({"NAME_" + text(), "it's " + text(), "because " + text(), users});
   }
-  void derived(const Node&) {}
+  void gpu_count(const Node&) {}
+  void nics(const Node&) {}
 
  private:
   std::string text() { return "text " + std::to_string(++count_); }

@@ -23,7 +23,7 @@ void say(const char* program, const std::string& what) {
 
 // Ends this rank without finalising MPI, which would wait for ranks that may be gone; mpirun then ends the rest. Rank 0 speaks at once. The
 // others leave it that moment, and then speak one after the other in case it is the one that hangs: the first to end takes all with it.
-[[noreturn]] void end_rank(const char* program, dsinfer::World& world, const std::string& what) {
+[[noreturn]] void end_rank(const char* program, dsinfer::World& world, const std::string& what, int status) {
   if (world.rank() > 0) {
     const auto end = std::chrono::steady_clock::now() + milliseconds(500 + 1000 * std::min(world.rank(), 30));
     while (std::chrono::steady_clock::now() < end) {
@@ -33,7 +33,7 @@ void say(const char* program, const std::string& what) {
   }
   say(program, what);
   restore_terminal();
-  std::_Exit(1);
+  std::_Exit(status);
 }
 
 }  // namespace
@@ -50,7 +50,7 @@ int refuse_start(const char* program, const std::string& what) {
   return 2;
 }
 
-int run_ranks(const char* program, const std::function<int(dsinfer::World&)>& body) {
+int run_ranks(const char* program, const std::function<int(dsinfer::World&)>& body, int failed) {
   std::unique_ptr<dsinfer::World> world;
   try {
     world = launcher_rank() >= 0 ? dsinfer::mpi_world() : dsinfer::single_world();
@@ -65,10 +65,10 @@ int run_ranks(const char* program, const std::function<int(dsinfer::World&)>& bo
     const std::optional<dsinfer::Error> notice = world->failure();
     if (notice) failure = notice->what();  // the same for all ranks, with the name of the one that failed first
   }
-  if (world->size() > 1) end_rank(program, *world, failure);
+  if (world->size() > 1) end_rank(program, *world, failure, failed);
   say(program, failure);
   restore_terminal();
-  return 1;
+  return failed;
 }
 
 }  // namespace example

@@ -11,8 +11,8 @@ namespace example {
 int launcher_rank();
 
 /// Runs `body` on this rank and returns the program's exit status. An error is said once in the whole job: by rank 0 if it can, else by
-/// another rank after a moment, and ends every rank with a non-zero status.
-int run_ranks(const char* program, const std::function<int(dsinfer::World&)>& body);
+/// another rank after a moment, and ends every rank with the status `failed`.
+int run_ranks(const char* program, const std::function<int(dsinfer::World&)>& body, int failed = 1);
 
 /// For errors before there is a World, which every rank meets alike: rank 0 says it. Returns the exit status.
 int refuse_start(const char* program, const std::string& what);
