@@ -75,7 +75,8 @@ void choose_network(Cluster& cluster) {
     for (Finding& finding : check_node(node)) node.findings.push_back(std::move(finding));
   }
   std::erase_if(cluster.findings, [](const Finding& finding) { return is_check_code(finding.code); });
-  for (Finding& finding : check_cluster(cluster, own)) cluster.findings.push_back(std::move(finding));
+  std::vector<Finding> findings = check_cluster(cluster, own);
+  cluster.findings.insert(cluster.findings.begin(), std::make_move_iterator(findings.begin()), std::make_move_iterator(findings.end()));
 }
 
 }  // namespace dsinfer

@@ -41,7 +41,7 @@ struct Rank {
 constexpr int kNever = 100;
 
 Rank rank(const Interface& interface, bool need_address) {
-  const bool proven = interface.bootstrap || interface.default_route;
+  const bool proven = interface.bootstrap || interface.default_route || interface.out_of_band;  // it has an address, whoever knows it
   if (loopback(interface)) return {kNever, "loopback", "loopback"};
   if (interface.up == false) return {kNever, "interface-down", "not up and running"};
   if (interface.bootstrap) return {1, "bootstrap-interface", "a log shows it as the bootstrap interface"};
