@@ -177,14 +177,15 @@ class Scan {
       for (Imported& part : f.parts) rest.push_back(std::move(part));
     }
     const bool apart = machines.empty() && are_machines(children, rest);
-    if (apart || !machines.empty()) {
+    const bool only = machines.empty() && rest.empty() && children.size() == 1 && !is_topic(children[0].name);
+    if (apart || only || !machines.empty()) {
       for (Machine& child : children) adopt(machines, std::move(child));
     } else {
       for (Machine& child : children) {
         for (Imported& part : child.parts) rest.push_back(std::move(part));
       }
     }
-    add_rows(machines, tables, rest);
+    add_rows(machines, tables);
     if (machines.empty()) {
       if (!rest.empty()) machines.push_back({name, false, std::move(rest)});
     } else if (holds_devices(rest)) {
@@ -271,15 +272,20 @@ class Scan {
   // listings ("network", "gpu") are one machine's.
   static bool are_machines(const std::vector<Machine>& children, const std::vector<Imported>& beside) {
     if (children.size() < 2 || holds_devices(beside)) return false;
-    constexpr std::array kTopics = {"network", "net", "gpu", "gpus", "ib", "rdma", "infiniband", "pci", "cpu", "host", "nvidia", "logs", "log", "nccl", "topology",
-                                    "system", "os", "hw", "hardware", "sysfs", "config", "conf", "hwloc", "ip", "verbs", "xml", "text", "txt"};
     std::set<std::string> seen;
     bool same = false, topics = true;
     for (const Machine& child : children) {
       for (const std::string& format : formats_of(child)) same = !seen.insert(format).second || same;
-      topics = topics && std::find(kTopics.begin(), kTopics.end(), lower_case(child.name)) != kTopics.end();
+      topics = topics && is_topic(child.name);
     }
     return same || !topics;
+  }
+
+  static bool is_topic(const std::string& folder) {
+    constexpr std::array kTopics = {"network", "net", "gpu", "gpus", "ib", "rdma", "infiniband", "pci", "cpu", "host", "nvidia", "logs", "log", "nccl", "topology",
+                                    "system", "os", "hw", "hardware", "sysfs", "config", "conf", "hwloc", "ip", "verbs", "xml", "text", "txt", "root", "files",
+                                    "data", "out", "output", "capture"};
+    return std::find(kTopics.begin(), kTopics.end(), lower_case(folder)) != kTopics.end();
   }
 
   static void adopt(std::vector<Machine>& machines, Machine child) {
@@ -289,7 +295,7 @@ class Scan {
   }
 
   // Each machine gets its line of a table; lines of machines without files are machines too.
-  void add_rows(std::vector<Machine>& machines, const std::vector<NodeTable>& tables, std::vector<Imported>& rest) {
+  void add_rows(std::vector<Machine>& machines, const std::vector<NodeTable>& tables) {
     for (const NodeTable& table : tables) {
       for (const auto& [node, lines] : table.rows) {
         std::vector<Imported> parts = import_parts(table.heading + "\n" + lines, display(table.file));
@@ -303,7 +309,6 @@ class Scan {
         else for (Imported& part : row.parts) known->parts.push_back(std::move(part));
       }
     }
-    (void)rest;
   }
 
   std::string display(const std::string& path) const { return clean_text(path.empty() ? name_ : path); }

@@ -18,17 +18,19 @@ bool has_prefix(const std::string& file, const std::string& prefix) {
   return file.size() > prefix.size() && file.starts_with(prefix) && is_separator(file[prefix.size()]);
 }
 
-// Words that say what a file is or when it was taken, not whose it is.
+// Words that say what a file is or when it was taken, not whose it is. A number makes some of them a machine: "gpu-01", "host2".
 bool is_no_machine(const std::string& prefix) {
-  constexpr std::array kWords = {"ibv", "ibstat", "ibdev", "nvidia", "smi", "lspci", "nccl", "hwloc", "ifconfig", "show", "gids", "topo", "before", "after",
-                                 "old", "new", "host", "container", "pod", "docker", "first", "second", "ip", "rdma", "dev", "sys", "gpu", "net", "excerpt"};
+  constexpr std::array kTools = {"ibv", "devinfo", "ibstat", "ibstatus", "ibdev", "nvidia", "smi", "lspci", "nccl", "hwloc", "ifconfig", "show", "gids", "topo", "rdma"};
+  constexpr std::array kKinds = {"before", "after", "old", "new", "host", "container", "pod", "docker", "first", "second", "ip", "dev", "sys", "gpu", "net", "excerpt"};
+  const bool numbered = !prefix.empty() && std::isdigit(static_cast<unsigned char>(prefix.back()));
   std::string word;
   for (const char c : lower_case(prefix) + "-") {
     if (std::isalpha(static_cast<unsigned char>(c))) {
       word += c;
       continue;
     }
-    if (std::find(kWords.begin(), kWords.end(), word) != kWords.end() && !std::isdigit(static_cast<unsigned char>(c))) return true;
+    if (std::find(kTools.begin(), kTools.end(), word) != kTools.end()) return true;
+    if (!numbered && std::find(kKinds.begin(), kKinds.end(), word) != kKinds.end()) return true;
     word.clear();
   }
   return false;
