@@ -79,7 +79,7 @@ class Graph {
     box(cpu, {column.numa < 0 ? "CPU" : fmt::format("CPU, NUMA {}", column.numa)}, "fillcolor=\"#e9ecef\"");
     for (const Lane& lane : column.lanes) {
       std::string above = cpu;
-      if (!lane.bridge.empty() && lane.gpus.size() + lane.nics.size() > 1) {
+      if (!(lane.bridge.empty() && lane.near.empty()) && lane.gpus.size() + lane.nics.size() > 1) {
         above = fmt::format("pcie{}", switches_++);
         box(above, {"PCIe", lane.bridge}, "fillcolor=\"#fff3bf\"");
         edge(cpu, above, speed(lane.gb_per_s), "color=\"#e67700\"");

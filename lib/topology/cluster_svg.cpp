@@ -127,7 +127,7 @@ std::string Cluster::svg() const {
   Svg svg;
   std::vector<PlacedCard> cards = cards_of(*this);
   Size all = place(cards, kMargin + (nodes.size() > 1 ? 28 : 0));
-  all.width = std::max(all.width, said_of(*this).empty() ? 440.0 : 860.0);  // sentences need room
+  all.width = std::max(all.width, said_of(*this).empty() ? 440.0 : 960.0);  // sentences need room
   if (nodes.size() > 1) {
     const std::string ranks = node_of_rank.empty() ? "" : " · " + count_text(node_of_rank.size(), "rank", "ranks");
     svg.text(kMargin, kMargin + 12, count_text(nodes.size(), "node", "nodes") + ranks, 17, all.width - 2 * kMargin, Svg::Align::left, true);

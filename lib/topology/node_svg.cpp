@@ -30,7 +30,7 @@ double column_width(const NumaColumn& column) {
   return std::max(width, 160.0);
 }
 // A switch is drawn where something shares it.
-bool has_switch(const Lane& lane) { return !lane.bridge.empty() && lane.gpus.size() + lane.nics.size() > 1; }
+bool has_switch(const Lane& lane) { return !(lane.bridge.empty() && lane.near.empty()) && lane.gpus.size() + lane.nics.size() > 1; }
 
 struct Rows {
   bool gpus = false, switches = false, fabric = false;
@@ -40,6 +40,7 @@ struct Rows {
 
 Rows rows_of(const Picture& picture) {
   Rows rows;
+  rows.fabric = picture.node->network.transport != Transport::unknown;
   for (const NumaColumn& column : picture.columns) {
     for (const Lane& lane : column.lanes) {
       rows.gpus = rows.gpus || !lane.gpus.empty();
@@ -121,13 +122,14 @@ class Card {
     if (picture_.columns.empty()) svg_.text(x_ + size_.width / 2, at(at_.gpus) + 8, "no device is known", 11, size_.width, Svg::Align::middle, false, "#868e96");
     double inner = kPad;
     for (const NumaColumn& column : picture_.columns) inner += column_width(column) + kPad;
-    double x = x_ + kPad + std::max(0.0, (size_.width - kPad - inner) / 2);
+    const double left = x_ + kPad + std::max(0.0, (size_.width - kPad - inner) / 2);
+    double x = left;
     for (const NumaColumn& column : picture_.columns) {
       draw_column(column, x, column_width(column));
       x += column_width(column) + kPad;
     }
     if (picture_.nvswitch) draw_nvswitch();
-    x = x_ + kPad + std::max(0.0, (size_.width - kPad - inner) / 2);
+    x = left;
     for (const NumaColumn& column : picture_.columns) {  // over the links
       draw_numa_title(numa_title(column.numa), x + 8, column_width(column) - 16);
       x += column_width(column) + kPad;
@@ -191,8 +193,8 @@ class Card {
       }
       const PictureNic& nic = lane.nics[i];
       if (bar && i < columns) wire(left + kBox / 2, at(at_.switches) + kBar, top, pcie_label(nic), "#e67700", !nic.dropped.empty());
+      if (nic.chosen || nic.bootstrap) to_fabric(nic, left + kBox / 2, top + kNicHeight);
       draw_nic(nic, left, top);
-      if (nic.chosen || nic.bootstrap) to_fabric_.push_back({left + kBox / 2, top + kNicHeight, &nic});
     }
   }
 
@@ -213,7 +215,8 @@ class Card {
     gpu_at_[&gpu] = x + kBox / 2;
     svg_.open(fmt::format("{} {} {}", gpu.label, gpu.bus_id, gpu.name));
     svg_.rect(x, y, kBox, kGpuHeight, kGpuPaint);
-    svg_.text(x + kBox / 2, y + 15, gpu.label, 11.5, kBox - 6, Svg::Align::middle, true);
+    const bool bare = gpu.name.empty() && gpu.compute_major == 0 && (gpu.bus_id.empty() || gpu.bus_id == gpu.label);
+    svg_.text(x + kBox / 2, y + (bare ? 28 : 15), gpu.label, 11.5, kBox - 6, Svg::Align::middle, true);
     const std::string compute = gpu.compute_major > 0 ? fmt::format("compute {}.{}", gpu.compute_major, gpu.compute_minor) : "";
     svg_.text(x + kBox / 2, y + 28, gpu.name.empty() ? compute : short_model(gpu.name), 9, kBox - 4, Svg::Align::middle);
     if (gpu.label != gpu.bus_id) svg_.text(x + kBox / 2, y + 41, gpu.bus_id, 9, kBox - 4, Svg::Align::middle, false, "#495057");
@@ -223,7 +226,7 @@ class Card {
   void draw_switch(const Lane& lane, double x, double width) {
     svg_.open("PCIe " + lane.bridge);
     svg_.rect(x, at(at_.switches), width, kBar, kSwitchPaint);
-    svg_.text(x + width / 2, at(at_.switches) + 14, width > 150 ? "PCIe " + lane.bridge : "PCIe", 10, width - 6, Svg::Align::middle);
+    svg_.text(x + width / 2, at(at_.switches) + 14, width > 150 && !lane.bridge.empty() ? "PCIe " + lane.bridge : "PCIe", 10, width - 6, Svg::Align::middle);
     svg_.close();
   }
 
@@ -273,20 +276,19 @@ class Card {
     }
   }
 
+  // Drawn before the boxes of the rows below, which then cover it.
+  void to_fabric(const PictureNic& nic, double x, double y) {
+    const Paint paint = nic.chosen ? kChosenPaint : kBootstrapPaint;
+    svg_.line(x, y, x, at(at_.fabric), paint.stroke, nic.chosen ? 2.5 : 1.5, !nic.chosen);
+    if (nic.nic.rate_gbps > 0) rates_.emplace_back(x, speed_label(nic.nic.rate_gbps / 8));
+  }
+
   void draw_fabric() {
-    for (const auto& [x, y, nic] : to_fabric_) {
-      const Paint paint = nic->chosen ? kChosenPaint : kBootstrapPaint;
-      svg_.line(x, y, x, at(at_.fabric), paint.stroke, nic->chosen ? 2.5 : 1.5, !nic->chosen);
-      if (nic->nic.rate_gbps > 0) svg_.label(x, at(at_.fabric) - 6, speed_label(nic->nic.rate_gbps / 8), "#ffffff");
-    }
+    for (const auto& [x, rate] : rates_) svg_.label(x, at(at_.fabric) - 6, rate, "#ffffff");
     svg_.rect(x_ + kPad, at(at_.fabric), size_.width - 2 * kPad, kBar, kFabricPaint);
     svg_.text(x_ + size_.width / 2, at(at_.fabric) + 14, fabric_title(node_.network), 10.5, size_.width - 40, Svg::Align::middle);
   }
 
-  struct End {
-    double x, y;
-    const PictureNic* nic;
-  };
   Svg& svg_;
   const Picture& picture_;
   const Node& node_;
@@ -294,7 +296,7 @@ class Card {
   Size size_;
   Levels at_;
   std::map<const Gpu*, double> gpu_at_;
-  std::vector<End> to_fabric_;
+  std::vector<std::pair<double, std::string>> rates_;  // where on the network's bar
 };
 
 }  // namespace

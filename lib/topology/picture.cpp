@@ -4,6 +4,7 @@
 #include <charconv>
 #include <map>
 
+#include "topology/distance.hpp"
 #include "topology/node_text.hpp"
 
 namespace dsinfer::topology {
@@ -15,8 +16,10 @@ using Devices = std::map<std::string, const PciDevice*>;
 
 struct Place {
   int numa = -1;
-  std::string bridge;
+  std::string bridge, near;
 };
+
+bool below_switches(PathKind kind) { return kind == PathKind::pix || kind == PathKind::pxb; }
 
 int numa_of_root(const std::string& root) {
   int numa = -1;
@@ -26,7 +29,7 @@ int numa_of_root(const std::string& root) {
 
 // The bridge furthest up, and the NUMA node of the first on the way that knows one.
 Place place_of(const Devices& devices, const std::string& bus_id, int numa) {
-  Place place{numa, ""};
+  Place place{numa, "", ""};
   constexpr int kMostLevels = 32;
   auto at = devices.find(bus_id);
   for (int level = 0; at != devices.end() && level < kMostLevels; ++level) {
@@ -41,13 +44,14 @@ Place place_of(const Devices& devices, const std::string& bus_id, int numa) {
 
 class Layout {
  public:
-  explicit Layout(const Node& node) : node_(node) {
+  explicit Layout(const Node& node) : node_(node), distances_(node) {
     for (const PciDevice& device : node.pci) devices_.emplace(device.bus_id, &device);
     for (const NumaNode& numa : node.host.numa) column(numa.id);
   }
 
   void add(const Gpu& gpu) {
-    const Place place = place_of(devices_, gpu.bus_id, gpu.numa);
+    Place place = place_of(devices_, gpu.bus_id, gpu.numa);
+    if (place.bridge.empty()) place.near = near_nic(gpu);
     lane(place).gpus.push_back(&gpu);
     places_[gpu.label] = place;
   }
@@ -79,24 +83,31 @@ class Layout {
   }
   Lane& lane(const Place& place) {
     NumaColumn& in = column(place.numa);
-    const auto same = std::find_if(in.lanes.begin(), in.lanes.end(), [&](const Lane& lane) { return lane.bridge == place.bridge; });
+    const auto same = std::find_if(in.lanes.begin(), in.lanes.end(), [&](const Lane& lane) { return lane.bridge == place.bridge && lane.near == place.near; });
     if (same != in.lanes.end()) return *same;
     const auto bridge = devices_.find(place.bridge);
-    in.lanes.push_back({place.bridge, {}, {}, 0, bridge == devices_.end() ? 0 : bridge->second->gb_per_s});
+    in.lanes.push_back({place.bridge, place.near, {}, {}, 0, bridge == devices_.end() ? 0 : bridge->second->gb_per_s});
     return in.lanes.back();
   }
-  // Without a PCI tree a matrix may say which GPU it is near to.
+  // Without a PCI tree a matrix may say which NIC shares a switch with the GPU …
+  std::string near_nic(const Gpu& gpu) const {
+    if (!node_.network.gpu_nic_affinity) return "";
+    const auto nearest = node_.network.gpu_nic_affinity->find(gpu.label);
+    if (nearest == node_.network.gpu_nic_affinity->end() || nearest->second.empty()) return "";
+    return below_switches(distances_.between(gpu.label, nearest->second[0])) ? nearest->second[0] : "";
+  }
+  // … and which GPU a NIC is near to.
   Place beside_gpu(const PictureNic& nic, Place place) const {
-    for (const Path& path : node_.paths) {
-      if (path.kind != PathKind::pix && path.kind != PathKind::pxb) continue;
-      const std::string& other = path.a == nic.title ? path.b : path.a;
-      const auto gpu = path.a == nic.title || path.b == nic.title ? places_.find(other) : places_.end();
-      if (gpu != places_.end()) return gpu->second;
+    for (const auto& [label, gpu] : places_) {
+      const PathKind kind = distances_.between(label, nic.title);
+      if (below_switches(kind)) return gpu;
+      if (place.numa < 0 && (kind == PathKind::phb || kind == PathKind::node)) place.numa = gpu.numa;
     }
     return place;
   }
 
   const Node& node_;
+  const Distances distances_;
   Devices devices_;
   std::map<int, NumaColumn> columns_;
   std::map<std::string, Place> places_;  // of GPUs, by label
@@ -170,7 +181,10 @@ Picture picture_of(const Node& node) {
     picture.nvswitch_links = std::max(picture.nvswitch_links, links), picture.nvswitch_gb_per_s = std::max(picture.nvswitch_gb_per_s, gb_per_s);
   }
   bool bootstrap_shown = node.network.socket_ifname.empty();
+  // A PCI function without a name may well be an HCA whose place nobody told: that one is drawn already.
+  const bool placed = std::none_of(node.hcas.begin(), node.hcas.end(), [](const Hca& hca) { return hca.bus_id.empty(); });
   for (const Nic& nic : nics_of(node)) {
+    if (nic.kind == "pci" && !placed) continue;
     PictureNic shown = picture_of(node, nic);
     bootstrap_shown = bootstrap_shown || shown.bootstrap;
     layout.add(std::move(shown));
@@ -184,6 +198,11 @@ Picture picture_of(const Node& node) {
     layout.add(picture_of(node, nic));
   }
   picture.columns = layout.columns();
+  for (NumaColumn& column : picture.columns) {
+    for (Lane& lane : column.lanes) {  // those that lead to the network last: in several rows nothing then stands between them and it
+      std::stable_partition(lane.nics.begin(), lane.nics.end(), [](const PictureNic& nic) { return !nic.chosen && !nic.bootstrap; });
+    }
+  }
   picture.peers = peers_of(node);
   // All pairs with as many links each: a matrix does not say so, but that is a switch. A mesh of four has no more than the drawing can show.
   const size_t n = node.gpus.size(), all = n * (n - 1) / 2;

@@ -19,6 +19,7 @@ struct PictureNic {
 
 struct Lane {
   std::string bridge;  ///< bus id of the switch or root port above all of it; "" unknown or none
+  std::string near;    ///< without a PCI tree: the NIC that a matrix shows these GPUs below one switch or several with
   std::vector<const Gpu*> gpus;
   std::vector<PictureNic> nics;
   size_t nics_left_out = 0;  ///< dropped ones beyond what can be shown
