@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 #include "core/cgroup.hpp"
 #include "core/json.hpp"
@@ -309,6 +310,103 @@ TEST(Process, AnotherMachinesFilesAreNotJudgedByThisOne) {
   ProbeOptions options = without_libraries();
   options.root = "/nonexistent";
   EXPECT_EQ(probe_process(options), Node());
+}
+
+// ---- the whole machine
+
+// lscpu prints a tree of {field, data, children}.
+std::string lscpu_field(const Json& rows, const std::string& field) {
+  for (const Json& row : rows) {
+    if (row.value("field", "") == field + ":") return row.value("data", "");
+    if (row.contains("children")) {
+      if (const std::string found = lscpu_field(row.at("children"), field); !found.empty()) return found;
+    }
+  }
+  return "";
+}
+
+// "0-2,8" → 0 1 2 8; lscpu writes two neighbours as "0,1".
+std::vector<int> cpus_of(const std::string& list) {
+  std::vector<int> cpus;
+  std::istringstream text(list);
+  for (std::string part; std::getline(text, part, ',');) {
+    const size_t dash = part.find('-');
+    const int first = std::stoi(part), last = dash == part.npos ? first : std::stoi(part.substr(dash + 1));
+    for (int cpu = first; cpu <= last; ++cpu) cpus.push_back(cpu);
+  }
+  return cpus;
+}
+
+TEST(ProbeNode, SaysWhatLscpuSays) {
+  const std::string text = output_of("lscpu -J");
+  if (text.empty()) GTEST_SKIP() << "no lscpu that prints JSON here";
+  const Json rows = Json::parse(text).at("lscpu");
+  const Node node = probe_node(without_libraries());
+  EXPECT_EQ(node.host.arch, lscpu_field(rows, "Architecture"));
+  EXPECT_EQ(std::to_string(node.host.logical_cpus), lscpu_field(rows, "CPU(s)"));
+  if (const std::string model = lscpu_field(rows, "Model name"); !model.empty() && model != "-") {
+    EXPECT_EQ(node.host.cpu_model, model);
+  }
+  const std::string sockets = lscpu_field(rows, "Socket(s)"), cores = lscpu_field(rows, "Core(s) per socket");
+  if (!sockets.empty() && !cores.empty() && sockets != "-" && cores != "-") {
+    EXPECT_EQ(std::to_string(node.host.packages), sockets);
+    EXPECT_EQ(node.host.cores, std::stoi(sockets) * std::stoi(cores));
+  }
+  for (const NumaNode& numa : node.host.numa) EXPECT_EQ(cpus_of(numa.cpus), cpus_of(lscpu_field(rows, "NUMA node" + std::to_string(numa.id) + " CPU(s)")));
+}
+
+TEST(ProbeNode, IsWholeWithoutGpusVerbsAndNccl) {
+  const Node node = probe_node(without_libraries());
+  EXPECT_EQ(node.name, node.host.name);
+  EXPECT_FALSE(node.host.name.empty());
+  EXPECT_GT(node.host.memory_bytes, 0);
+  EXPECT_TRUE(node.interfaces_complete);
+  std::vector<std::string> names, kernels;
+  for (const Interface& interface : node.interfaces) names.push_back(interface.name);
+  for (const Interface& interface : probe_netlink().interfaces) kernels.push_back(interface.name);
+  EXPECT_EQ(names, kernels);
+  Cluster cluster;
+  cluster.nodes.push_back(node);
+  EXPECT_EQ(Cluster::from_json(cluster.to_json()), cluster);
+}
+
+TEST(ProbeNode, GpusAndVerbsDevicesOfTheLibrariesAreInIt) {
+  ::setenv("FAKE_NVML", "pairs4", 1);
+  ProbeOptions options = without_libraries();
+  options.nvml_library = DSINFER_FAKE_NVML;
+  const Node node = probe_node(options);
+  ASSERT_EQ(node.gpus.size(), 4u);
+  EXPECT_EQ(node.gpus[2].label, "GPU2");
+  EXPECT_EQ(node.nvlink, std::optional(true));
+  EXPECT_EQ(node.host.driver_version, "570.133.20");
+}
+
+TEST(ProbeNode, AFailureNamesTheNode) {
+  ::setenv("FAKE_NVML", "mismatch", 1);
+  ProbeOptions options = without_libraries();
+  options.nvml_library = DSINFER_FAKE_NVML;
+  const Node node = probe_node(options);
+  const auto found = std::find_if(node.findings.begin(), node.findings.end(), [](const Finding& f) { return f.code == "nvml-failed"; });
+  ASSERT_NE(found, node.findings.end());
+  EXPECT_THAT(found->nodes, ElementsAre(node.name));
+}
+
+TEST(ProbeNode, AnotherRootIsReadAlone) {
+  const std::filesystem::path root = std::filesystem::temp_directory_path() / ("dsinfer_probe_" + std::to_string(::getpid()));
+  std::filesystem::create_directories(root / "proc/sys/kernel/random");
+  std::ofstream(root / "proc/sys/kernel/hostname") << "far-away\n";
+  ProbeOptions options;
+  options.root = root.string();
+  options.environment = {"NCCL_SOCKET_IFNAME=eth7"};
+  options.nvml_library = DSINFER_FAKE_NVML;
+  ::setenv("FAKE_NVML", "pairs4", 1);
+  const Node node = probe_node(options);
+  EXPECT_EQ(node.name, "far-away");
+  EXPECT_THAT(node.gpus, IsEmpty());
+  EXPECT_THAT(node.interfaces, IsEmpty());
+  ASSERT_EQ(node.settings.size(), 1u);
+  EXPECT_EQ(node.settings[0].value, "eth7");
+  std::filesystem::remove_all(root);
 }
 
 // ---- NCCL

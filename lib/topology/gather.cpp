@@ -67,6 +67,7 @@ void give_unique_names(Cluster& cluster) {
     const std::string name = node.name.empty() ? "node" : node.name;
     std::string unique = name;
     for (int i = 2; given.count(unique) || (unique != node.name && taken.count(unique)); ++i) unique = fmt::format("{}-{}", name, i);
+    for (Finding& finding : node.findings) std::replace(finding.nodes.begin(), finding.nodes.end(), node.name, unique);
     given.insert(node.name = unique);
   }
 }

@@ -85,6 +85,9 @@ Node probe_node(const ProbeOptions& options) {
   Node& node = cluster.nodes.front();
   if (node.host.name.empty()) node.host.name = clean_text(host_name());
   node.name = node.host.name;
+  for (Finding& finding : node.findings) {
+    if (finding.nodes.empty()) finding.nodes.push_back(node.name);
+  }
   choose_network(cluster);
   return std::move(cluster.nodes.front());
 }
