@@ -315,7 +315,8 @@ TEST_F(ReachRdma, WritesArriveThereAndBackOnEveryRail) {
     fake.ethernet = ethernet;
     Cluster cluster = cluster_of(3);
     const std::vector<Reach> reach = run(cluster);
-    EXPECT_EQ(reach.size(), 12u);
+    EXPECT_EQ(reach.size(), 18u);  // 6 ordered pairs of nodes: two rails, and once across
+    EXPECT_EQ(rails_are_isolated(reach), std::optional(false));
     for (const Reach& r : reach) EXPECT_TRUE(r.ok) << r.over << ": " << r.error;
     EXPECT_EQ(reach[0].over, "rdma fake_0:1 → fake_2:1");
     EXPECT_THAT(reach_findings(cluster), IsEmpty());
@@ -335,6 +336,7 @@ TEST_F(ReachRdma, ACardThatNothingReachesIsNamed) {
     }
   }
   EXPECT_EQ(failed, 4);
+  EXPECT_EQ(reach_findings(cluster).size(), 1u);
 }
 
 TEST_F(ReachRdma, NoRouteBetweenRailsIsToldByBothEnds) {
@@ -350,6 +352,17 @@ TEST_F(ReachRdma, NoRouteBetweenRailsIsToldByBothEnds) {
   const auto findings = reach_findings(cluster);
   ASSERT_EQ(findings.size(), 1u);
   EXPECT_EQ(findings[0].code, "rail-unreachable");
+}
+
+TEST_F(ReachRdma, RailsWithoutARouteBetweenThemAreNoError) {
+  Cluster cluster = cluster_of(3);
+  fake.isolated = true;
+  for (const Reach& reach : run(cluster)) EXPECT_EQ(reach.ok, reach.over.rfind(kCrossRail, 0) != 0) << reach.over << ": " << reach.error;
+  EXPECT_EQ(rails_are_isolated(cluster.reach), std::optional(true));
+  const auto findings = reach_findings(cluster);
+  ASSERT_EQ(findings.size(), 1u);
+  EXPECT_EQ(findings[0].code, "rails-isolated");
+  EXPECT_EQ(findings[0].severity, Severity::info);
 }
 
 TEST_F(ReachRdma, AWrongGidIndexIsToldAsSuch) {

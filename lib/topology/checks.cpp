@@ -20,7 +20,7 @@ bool is_check_code(const std::string& code) {
       "hca-count-differs", "hca-names-differ", "link-layer-differs", "transport-differs", "plugin-differs", "rate-differs",
       "rail-subnet-differs", "gid-index-differs", "mtu-differs", "socket-subnet-differs", "nccl-version-differs", "environment-differs",
       "driver-version-differs", "gpu-count-differs", "gpu-model-differs", "peermem-differs", "firmware-differs", "host-id-equal",
-      "peer-unreachable", "rail-unreachable", "reach-sampled"};
+      "peer-unreachable", "rail-unreachable", "rails-isolated", "reach-sampled"};
   return codes.contains(code);
 }
 

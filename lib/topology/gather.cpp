@@ -121,6 +121,10 @@ void test_reach(World& world, const GatherOptions& options, int node, Cluster& c
     reach.insert(reach.end(), rails.begin(), rails.end());
   }
   cluster.reach = std::move(reach);
+  const auto isolated = rails_are_isolated(cluster.reach);
+  for (Node& each : cluster.nodes) {
+    if (isolated && !each.network.rails_isolated) each.network.rails_isolated = isolated;
+  }
 }
 
 }  // namespace

@@ -20,6 +20,7 @@ uint64_t mixed(uint64_t x) {
 }
 
 bool over_rdma(const Reach& reach) { return reach.over.rfind("rdma", 0) == 0; }
+bool across_rails(const Reach& reach) { return reach.over.rfind(kCrossRail, 0) == 0; }
 
 std::string advice_for(const std::string& error, bool rdma) {
   const auto has = [&](const char* words) { return error.find(words) != error.npos; };
@@ -57,7 +58,7 @@ void pair_findings(const Cluster& cluster, bool rdma, std::vector<Finding>& find
   const int num_nodes = static_cast<int>(cluster.nodes.size());
   std::set<std::pair<int, int>> seen;
   for (const Reach& reach : cluster.reach) {
-    if (over_rdma(reach) != rdma || reach.from < 0 || reach.to < 0 || reach.from >= num_nodes || reach.to >= num_nodes) continue;
+    if (over_rdma(reach) != rdma || across_rails(reach) || reach.from < 0 || reach.to < 0 || reach.from >= num_nodes || reach.to >= num_nodes) continue;
     const std::pair pair{std::min(reach.from, reach.to), std::max(reach.from, reach.to)};
     if (seen.insert(pair).second) ++tested[pair.first], ++tested[pair.second];
     if (!reach.ok) add(pairs[pair], cluster, reach);
@@ -116,11 +117,27 @@ std::vector<std::pair<int, int>> reach_pairs(int num_nodes) {
   return {pairs.begin(), pairs.end()};
 }
 
+std::optional<bool> rails_are_isolated(const std::vector<Reach>& reach) {
+  int same = 0, same_good = 0, across = 0, across_good = 0;
+  for (const Reach& r : reach) {
+    if (!over_rdma(r)) continue;
+    ++(across_rails(r) ? across : same);
+    if (r.ok) ++(across_rails(r) ? across_good : same_good);
+  }
+  if (across == 0 || same == 0 || same_good < same) return std::nullopt;  // what fails within a rail says nothing of the way between rails
+  return across_good == 0 ? std::optional(true) : across_good == across ? std::optional(false) : std::nullopt;
+}
+
 std::vector<Finding> reach_findings(const Cluster& cluster) {
   std::vector<Finding> findings;
   if (cluster.reach.empty()) return findings;
   pair_findings(cluster, false, findings);
   pair_findings(cluster, true, findings);
+  if (rails_are_isolated(cluster.reach) == true) {
+    const auto example = std::find_if(cluster.reach.begin(), cluster.reach.end(), across_rails);
+    findings.push_back({"rails-isolated", Severity::info, {}, "each rail reaches its like on the other nodes, but rails do not reach each other", {line_of(cluster, *example)},
+                        "nothing: NCCL_CROSS_NIC=0 keeps rings on their rail; PXN must stay on"});
+  }
   if (cluster.nodes.size() > kMostNodesInFull) {
     std::set<std::pair<int, int>> pairs;
     for (const Reach& reach : cluster.reach) pairs.insert({std::min(reach.from, reach.to), std::max(reach.from, reach.to)});

@@ -34,9 +34,9 @@ std::string error_text(int code) { return fmt::format("{} (errno {})", std::stre
 // Functions of libibverbs return the error's number, old ones -1 with errno.
 int code_of(int result) { return result == -1 ? errno : result; }
 
-Line message(int from, int to, int rail, uint8_t kind) {
+Line message(int from, int to, int tag, uint8_t kind) {
   Line line;
-  for (size_t i = 0; i < line.size(); ++i) line[i] = static_cast<uint8_t>(i * 31 + static_cast<size_t>(from) * 7 + static_cast<size_t>(to) * 13 + static_cast<size_t>(rail) * 17 + kind);
+  for (size_t i = 0; i < line.size(); ++i) line[i] = static_cast<uint8_t>(i * 31 + static_cast<size_t>(from) * 7 + static_cast<size_t>(to) * 13 + static_cast<size_t>(tag) * 17 + kind);
   line.back() = kind;  // never zero: the memory begins with zeros
   return line;
 }
@@ -81,10 +81,11 @@ struct Device {
   Device& operator=(const Device&) = delete;
 };
 
-/// One end of a reliable connection between the same rails of two nodes.
+/// One end of a reliable connection between ports of two nodes, mostly of the same rail.
 struct Connection {
   const VerbsApi& api;
-  int peer = 0, rail = 0;
+  int peer = 0, rail = 0, remote_rail = 0;
+  int tag() const { return std::min(rail, remote_rail) * 256 + std::max(rail, remote_rail); }  ///< the same at both ends
   std::string over, error;
   bool ok = false, replied = false;
   double round_trip_us = 0;
@@ -233,6 +234,7 @@ class Rails {
  private:
   Device* device(const std::string& name);
   void open_pair(int peer);
+  void open_connection(int peer, const ChosenPort& mine, const ChosenPort& theirs);
   bool turn(Connection& connection);
 
   World& world_;
@@ -253,22 +255,34 @@ Device* Rails::device(const std::string& name) {
   return nullptr;
 }
 
-void Rails::open_pair(int peer) {
-  const Network &here = test_.cluster.nodes[static_cast<size_t>(test_.node)].network, &there = test_.cluster.nodes[static_cast<size_t>(peer)].network;
-  for (const ChosenPort& mine : here.ports) {
-    const auto theirs = std::find_if(there.ports.begin(), there.ports.end(), [&](const ChosenPort& port) { return port.rail == mine.rail; });
-    if (theirs == there.ports.end()) continue;
-    auto connection = std::make_unique<Connection>(api_);
-    connection->peer = peer;
-    connection->rail = mine.rail;
-    connection->over = fmt::format("rdma {}:{} → {}:{}", mine.hca, mine.port, theirs->hca, theirs->port);
-    if (Device* opened = device(mine.hca)) {
-      connection->open(*opened, here, mine);
-    } else {
-      connection->error = list_ ? "libibverbs does not list " + mine.hca : "libibverbs lists no device";
-    }
-    connections_.push_back(std::move(connection));
+void Rails::open_connection(int peer, const ChosenPort& mine, const ChosenPort& theirs) {
+  auto connection = std::make_unique<Connection>(api_);
+  connection->peer = peer;
+  connection->rail = mine.rail;
+  connection->remote_rail = theirs.rail;
+  connection->over = fmt::format("{} {}:{} → {}:{}", mine.rail == theirs.rail ? "rdma" : kCrossRail, mine.hca, mine.port, theirs.hca, theirs.port);
+  if (Device* opened = device(mine.hca)) {
+    connection->open(*opened, test_.cluster.nodes[static_cast<size_t>(test_.node)].network, mine);
+  } else {
+    connection->error = list_ ? "libibverbs does not list " + mine.hca : "libibverbs lists no device";
   }
+  connections_.push_back(std::move(connection));
+}
+
+// Every rail to its like; and the first rail of the one to the second of the other, to learn whether rails are routed to each other.
+void Rails::open_pair(int peer) {
+  const auto& here = test_.cluster.nodes[static_cast<size_t>(test_.node)].network.ports;
+  const auto& there = test_.cluster.nodes[static_cast<size_t>(peer)].network.ports;
+  const auto find = [](const std::vector<ChosenPort>& ports, int rail) {
+    const auto at = std::find_if(ports.begin(), ports.end(), [&](const ChosenPort& port) { return port.rail == rail; });
+    return at == ports.end() ? nullptr : &*at;
+  };
+  for (const ChosenPort& mine : here) {
+    if (const ChosenPort* theirs = find(there, mine.rail)) open_connection(peer, mine, *theirs);
+  }
+  const bool first = test_.node < peer;
+  const ChosenPort *mine = find(here, first ? 0 : 1), *theirs = find(there, first ? 1 : 0);
+  if (mine && theirs) open_connection(peer, *mine, *theirs);
 }
 
 void Rails::open() {
@@ -286,6 +300,7 @@ std::string Rails::addresses() const {
   for (const auto& connection : connections_) {
     out.put<int32_t>(connection->peer);
     out.put<int32_t>(connection->rail);
+    out.put<int32_t>(connection->remote_rail);
     out.put_text(connection->error);
     out.put(connection->mine);
   }
@@ -294,20 +309,21 @@ std::string Rails::addresses() const {
 
 // The ends that other nodes made for us, by what they packed.
 void Rails::connect(const std::vector<std::string>& all) {
-  std::map<std::pair<int, int>, std::pair<std::string, Address>> remote;  // (node, rail) → why it failed there, else its address
+  std::map<std::array<int, 3>, std::pair<std::string, Address>> remote;  // (node, its rail, ours) → why it failed there, else its address
   for (const std::string& bytes : all) {
     ByteReader in(bytes);
     const auto node = in.get<int32_t>();
     for (auto left = in.get<uint64_t>(); left > 0; --left) {
-      const auto peer = in.get<int32_t>(), rail = in.get<int32_t>();
+      const auto peer = in.get<int32_t>();
+      const auto rail = in.get<int32_t>(), to_rail = in.get<int32_t>();
       std::string failed = in.get_text();
       const auto address = in.get<Address>();
-      if (peer == test_.node) remote[{node, rail}] = {std::move(failed), address};
+      if (peer == test_.node) remote[{node, rail, to_rail}] = {std::move(failed), address};
     }
   }
   for (const auto& connection : connections_) {
     if (!connection->error.empty()) continue;
-    const auto end = remote.find({connection->peer, connection->rail});
+    const auto end = remote.find({connection->peer, connection->remote_rail, connection->rail});
     if (end == remote.end()) {
       connection->error = "the peer did not open this rail";
     } else if (!end->second.first.empty()) {
@@ -324,12 +340,14 @@ void Rails::hear_of_failures(const std::vector<std::string>& all) {
     ByteReader in(bytes);
     const auto node = in.get<int32_t>();
     for (auto left = in.get<uint64_t>(); left > 0; --left) {
-      const auto peer = in.get<int32_t>(), rail = in.get<int32_t>();
+      const auto peer = in.get<int32_t>();
+      const auto rail = in.get<int32_t>(), to_rail = in.get<int32_t>();
       const std::string failed = in.get_text();
       in.get<Address>();
       if (peer != test_.node || failed.empty()) continue;
       for (const auto& connection : connections_) {
-        if (connection->peer == node && connection->rail == rail && connection->error.empty()) connection->error = "the peer's end: " + failed;
+        const bool same = connection->peer == node && connection->remote_rail == rail && connection->rail == to_rail;
+        if (same && connection->error.empty()) connection->error = "the peer's end: " + failed;
       }
     }
   }
@@ -339,12 +357,12 @@ void Rails::hear_of_failures(const std::vector<std::string>& all) {
 bool Rails::turn(Connection& c) {
   c.poll();
   if (!c.error.empty()) return false;
-  if (!c.replied && holds(c.box->call, message(c.peer, test_.node, c.rail, kCall))) {
-    c.box->answer = message(test_.node, c.peer, c.rail, kReply);
+  if (!c.replied && holds(c.box->call, message(c.peer, test_.node, c.tag(), kCall))) {
+    c.box->answer = message(test_.node, c.peer, c.tag(), kReply);
     c.write(c.box->answer, c.theirs.memory + offsetof(Mailbox, reply), c.theirs.rkey);
     return c.replied = true;
   }
-  if (c.ok || !holds(c.box->reply, message(c.peer, test_.node, c.rail, kReply))) return false;
+  if (c.ok || !holds(c.box->reply, message(c.peer, test_.node, c.tag(), kReply))) return false;
   c.round_trip_us = std::chrono::duration<double, std::micro>(Clock::now() - c.began).count();
   return c.ok = true;
 }
@@ -354,7 +372,7 @@ void Rails::exchange() {
   for (const auto& c : connections_) {
     if (!c->error.empty()) continue;
     c->began = Clock::now();
-    c->box->outgoing = message(test_.node, c->peer, c->rail, kCall);
+    c->box->outgoing = message(test_.node, c->peer, c->tag(), kCall);
     c->write(c->box->outgoing, c->theirs.memory + offsetof(Mailbox, call), c->theirs.rkey);
   }
   Backoff backoff;

@@ -246,6 +246,7 @@ int ibv_modify_qp(ibv_qp* qp, ibv_qp_attr* attributes, int mask) {
     if (global && (attributes->ah_attr.grh.sgid_index >= gids() || std::memcmp(&expected, &attributes->ah_attr.grh.dgid, sizeof expected) != 0)) return EINVAL;
     if (!global && attributes->ah_attr.dlid != peer->second->number + 1) return EINVAL;
     if (peer->second->number == state.no_route_to) return ETIMEDOUT;
+    if (state.isolated && peer->second->number % 2 != mine.number % 2) return ETIMEDOUT;
     mine.peer = attributes->dest_qp_num;
   }
   mine.state = attributes->qp_state;
