@@ -1,15 +1,21 @@
-// One rank of a job whose ranks live in different network namespaces:  netns_rank FOLDER RANK SIZE [milliseconds for a pair]
+// One rank of a job whose ranks live in different network namespaces:  netns_rank FOLDER RANK SIZE [milliseconds for a pair], or under
+// mpirun netns_rank mpi.
 // Rank 0 prints the cluster as JSON. All ranks must have seen the same.
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <memory>
+#include <string_view>
 
 #include "dsinfer/cluster.hpp"
 #include "file_world.hpp"
 
 int main(int argc, char** argv) {
-  if (argc < 4) return 2;
-  dsinfer::test::FileWorld world(argv[1], std::atoi(argv[2]), std::atoi(argv[3]));
+  const bool mpi = argc == 2 && std::string_view(argv[1]) == "mpi";
+  if (argc < 4 && !mpi) return 2;
+  const std::unique_ptr<dsinfer::World> made =
+      mpi ? dsinfer::mpi_world() : std::make_unique<dsinfer::test::FileWorld>(argv[1], std::atoi(argv[2]), std::atoi(argv[3]));
+  dsinfer::World& world = *made;
   world.set_stall_timeout(std::chrono::seconds(30));
   try {
     dsinfer::GatherOptions options;
