@@ -1,6 +1,6 @@
 """Network namespaces as nodes: veth pairs on a bridge that is a namespace of its own, so that nothing here touches the machine's network.
 
-    netns.py --rank PROGRAM [--mpirun PROGRAM --example PROGRAM] [scene ...]
+    netns.py --rank PROGRAM [--mpirun PROGRAM] [scene ...]
 
 Needs root, `ip` and `unshare`; exits with 77 where they are missing. Every namespace is named dsinfer-<pid>-… and is removed at the end, also
 those that a killed run left behind.
@@ -246,6 +246,31 @@ def ranks_share_nodes(rank):
     expect(len(cluster["reach"]) == 2 and all(r["ok"] for r in cluster["reach"]), "one test a pair", cluster["reach"])
 
 
+def ranks_of_mpi(rank, mpirun):
+    """mpirun starts its ranks in the namespaces as it does on hosts, only by `ip netns exec` instead of ssh."""
+    net = Net(FOUR)
+    folder = tempfile.mkdtemp(prefix="dsinfer-netns-")
+    agent = os.path.join(folder, "agent.sh")
+    cases = "".join(f"10.9.0.{i + 1}) space={net.name(i)} name={net.nodes[i][0]};;\n" for i in range(4))
+    with open(agent, "w", encoding="utf-8") as file:
+        file.write(f'#!/bin/sh\nhost=$1\nshift\ncase $host in\n{cases}esac\nexec ip netns exec $space unshare --uts sh -c "hostname $name; $*"\n')
+    os.chmod(agent, 0o755)
+    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="1",
+                       OMPI_MCA_mpi_yield_when_idle="1", OMPI_MCA_hwloc_base_binding_policy="none", OMPI_MCA_plm_rsh_agent=agent, OMPI_MCA_pml="ob1",
+                       OMPI_MCA_btl="tcp,self", OMPI_MCA_oob_tcp_if_include="10.9.0.0/24", OMPI_MCA_btl_tcp_if_include="10.9.0.0/24")
+    hosts = ",".join(f"10.9.0.{i + 1}:2" for i in range(4))
+    try:
+        done = subprocess.run(net.inside(0, mpirun, "-n", "8", "--map-by", "node", "--host", hosts, os.path.abspath(rank), "mpi"), env=environment,
+                              capture_output=True, text=True, timeout=120)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    expect(done.returncode == 0, "mpirun ends well", done.stderr)
+    cluster = json.loads(done.stdout)
+    expect(sorted(cluster["node_of_rank"]) == [0, 0, 1, 1, 2, 2, 3, 3], "two ranks a node", cluster["node_of_rank"])
+    expect(chosen(cluster) == NAMES, "each node's own name of the common network", chosen(cluster))
+    expect(len(cluster["reach"]) == 12 and all(r["ok"] for r in cluster["reach"]), "all reach all", cluster["reach"])
+
+
 SCENES = [names_differ, smaller_mtu, large_frames_lost, other_subnet, routed_subnet, link_local_only, broken_pair, forbidden_route, same_address_twice, ipv6_only,
           ranks_share_nodes]
 
@@ -253,6 +278,7 @@ SCENES = [names_differ, smaller_mtu, large_frames_lost, other_subnet, routed_sub
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rank", required=True)
+    parser.add_argument("--mpirun")
     parser.add_argument("scenes", nargs="*")
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -273,14 +299,14 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     failed = 0
-    for scene in SCENES:
+    for scene in SCENES + ([ranks_of_mpi] if options.mpirun else []):
         if options.scenes and scene.__name__ not in options.scenes:
             continue
         begin = time.monotonic()
         try:
-            scene(options.rank)
+            scene(options.rank, options.mpirun) if scene is ranks_of_mpi else scene(options.rank)
             print(f"passed  {scene.__name__} ({time.monotonic() - begin:.1f} s)", flush=True)
-        except (AssertionError, subprocess.SubprocessError, KeyError) as error:
+        except (AssertionError, subprocess.SubprocessError, KeyError, ValueError) as error:
             failed += 1
             print(f"FAILED  {scene.__name__}: {error} {getattr(error, 'stderr', '') or ''}", flush=True)
     sys.exit(1 if failed else 0)
