@@ -1,6 +1,7 @@
 /// A table in CSV somewhere in a text: found by its heading, read by the names of its columns.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <initializer_list>
 #include <string>
 #include <string_view>
@@ -30,27 +31,31 @@ inline Names column_names(std::string_view line) {
   return names;
 }
 
-template <class Test>
-bool is_csv_heading(std::string_view line, Test test) {
-  return line.find(',') != line.npos && line.size() <= 4000 && !line.starts_with("#") && test(column_names(line));
-}
+/// A heading is told by its columns' names. `marks`: one of these stands in every such line; cheaper to look for than to split all lines.
+struct CsvHeading {
+  std::array<std::string_view, 5> marks;  // the rest empty
+  bool (*test)(const Names& columns);
 
-/// For recognition: whether some line is such a heading.
-template <class Test>
-bool has_heading(std::string_view text, Test test) {
-  return any_line(text, [&](std::string_view line) { return is_csv_heading(line, test); });
-}
+  bool is(std::string_view line) const {
+    if (line.find(',') == line.npos || line.size() > 4000 || line.starts_with("#")) return false;
+    const std::string lower = lower_case(line);
+    const bool marked = std::any_of(marks.begin(), marks.end(), [&](std::string_view mark) { return !mark.empty() && lower.find(mark) != lower.npos; });
+    return marked && test(column_names(line));
+  }
+  bool stands_in(std::string_view text) const {
+    return any_line(text, [this](std::string_view line) { return is(line); });
+  }
+};
 
 /// The table behind the first line whose columns satisfy a test, up to an empty line or one with a single cell.
 class CsvTable {
  public:
-  template <class Test>
-  CsvTable(std::string_view text, Test is_heading) {
+  CsvTable(std::string_view text, const CsvHeading& heading) {
     for (const std::string_view raw : split_lines(text)) {
       const std::string_view line = trim(raw.substr(0, 4000));
       if (line.starts_with("#")) continue;
       if (columns_.empty()) {
-        if (is_csv_heading(line, is_heading)) columns_ = column_names(line);
+        if (heading.is(line)) columns_ = column_names(line);
       } else if (line.find(',') == line.npos) {
         break;
       } else if (rows_.size() < kMostTableRows) {

@@ -17,11 +17,11 @@ bool gpus_heading(const Names& names) {
   return usual || (gpu && first && names[0] != "node" && names[0] != "hca");
 }
 
+constexpr CsvHeading kGpusHeading{{"name", "uuid", "bus", "index"}, gpus_heading};
+
+constexpr std::array<std::string_view, 10> kBrands = {"NVIDIA ", "Tesla ", "GeForce ", "Quadro ", "GRID ", "A100", "H100", "H200", "B200", "GB200"};
 bool names_gpu(std::string_view cell) {
-  for (const std::string_view brand : {"NVIDIA ", "Tesla ", "GeForce ", "Quadro ", "GRID ", "A100", "H100", "H200", "B200", "GB200"}) {
-    if (cell.starts_with(brand)) return true;
-  }
-  return false;
+  return std::any_of(kBrands.begin(), kBrands.end(), [&](std::string_view brand) { return cell.starts_with(brand); });
 }
 
 // A line of `--format=csv,noheader`: a model's name and at least one cell that is clearly a GPU's.
@@ -34,11 +34,13 @@ bool is_bare_gpu(const std::vector<std::string>& cells) {
 
 // Lines without a heading: a table whose columns are told by their content.
 bool bare_gpu_line(std::string_view line) {
-  return line.find(',') != line.npos && line.size() < 1000 && line.find('|') == line.npos && line.find('{') == line.npos && is_bare_gpu(cells_of(line));
+  if (line.find(',') == line.npos || line.size() > 1000 || line.find_first_of("|{") != line.npos) return false;
+  const bool brand = std::any_of(kBrands.begin(), kBrands.end(), [&](std::string_view b) { return line.find(b) != line.npos; });
+  return brand && is_bare_gpu(cells_of(line));
 }
 
 bool is_gpus(std::string_view text) {
-  return has_heading(text, gpus_heading) || any_line(text, bare_gpu_line);
+  return kGpusHeading.stands_in(text) || any_line(text, bare_gpu_line);
 }
 
 bool is_absent(std::string_view cell) { return cell.empty() || cell.front() == '['; }  // "[N/A]", "[Not Supported]"
@@ -112,8 +114,8 @@ void keep_gpu(Node& node, Gpu gpu) {
 void read_gpus(Capture& capture) {
   Remarks remarks(capture);
   Node& node = capture.node;
-  if (has_heading(capture.text, gpus_heading)) {
-    const CsvTable table(capture.text, gpus_heading);
+  if (kGpusHeading.stands_in(capture.text)) {
+    const CsvTable table(capture.text, kGpusHeading);
     for (size_t row = 0; row < table.rows(); ++row) {
       if (!table.whole(row)) remarks.truncated(table.line(row));
       Gpu gpu;

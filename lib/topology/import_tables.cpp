@@ -13,7 +13,8 @@ bool interfaces_heading(const Names& names) {
   const bool name = names[0] == "name" || names[0] == "interface" || names[0] == "ifname";
   return name && (has(names, "ipv4") || has(names, "ipv6") || has(names, "address") || has(names, "mac"));
 }
-bool is_interfaces(std::string_view text) { return has_heading(text, interfaces_heading); }
+constexpr CsvHeading kInterfacesHeading{{"ipv4", "ipv6", "address", "mac"}, interfaces_heading};
+bool is_interfaces(std::string_view text) { return kInterfacesHeading.stands_in(text); }
 
 void interface_row(Interface& interface, const CsvTable& table, size_t row, Remarks& remarks) {
   const std::string state = lower_case(table.cell(row, {"state", "operstate", "status"}));
@@ -44,7 +45,7 @@ void interface_row(Interface& interface, const CsvTable& table, size_t row, Rema
 }
 
 void read_interfaces(Capture& capture) {
-  const CsvTable table(capture.text, interfaces_heading);
+  const CsvTable table(capture.text, kInterfacesHeading);
   Devices devices(capture.node);
   Remarks remarks(capture);
   for (size_t row = 0; row < table.rows(); ++row) {
@@ -59,10 +60,11 @@ void read_interfaces(Capture& capture) {
 constexpr std::string_view kRailPrefix = "rail:", kOutOfBand = "out-of-band";
 
 bool rails_heading(const Names& names) { return names[0] == "hca" && (has(names, "netdev") || has(names, "role") || has(names, "subnet")); }
-bool is_rails(std::string_view text) { return has_heading(text, rails_heading); }
+constexpr CsvHeading kRailsHeading{{"hca"}, rails_heading};
+bool is_rails(std::string_view text) { return kRailsHeading.stands_in(text); }
 
 void read_rails(Capture& capture) {
-  const CsvTable table(capture.text, rails_heading);
+  const CsvTable table(capture.text, kRailsHeading);
   Devices devices(capture.node);
   Remarks remarks(capture);
   for (size_t row = 0; row < table.rows(); ++row) {
@@ -90,7 +92,8 @@ void read_rails(Capture& capture) {
 // versions.csv ---------------------------------------------------------------------------------------------------------------------------------
 
 bool versions_heading(const Names& names) { return names[0] == "node" || (names[0] == "host" && names.size() > 1) || names[0] == "hostname"; }
-bool is_versions(std::string_view text) { return has_heading(text, versions_heading); }
+constexpr CsvHeading kVersionsHeading{{"node", "host"}, versions_heading};
+bool is_versions(std::string_view text) { return kVersionsHeading.stands_in(text); }
 
 Node version_row(const CsvTable& table, size_t row) {
   Node node;
@@ -133,7 +136,7 @@ std::vector<RailFact> rail_facts(const Node& node) {
 }
 
 std::vector<Node> read_versions_csv(std::string_view text, const std::string& name) {
-  const CsvTable table(text, versions_heading);
+  const CsvTable table(text, kVersionsHeading);
   std::vector<Node> nodes;
   for (size_t row = 0; row < table.rows(); ++row) {
     Node node = version_row(table, row);
