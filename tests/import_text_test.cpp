@@ -177,6 +177,12 @@ TEST(IbvDevinfo, ReadsTheListOfIbvDevices) {
   EXPECT_EQ(node.hcas[1].node_guid, "");
 }
 
+TEST(IbvDevinfo, ReadsTheShortList) {  // ibv_devinfo -l
+  EXPECT_THAT(read(kIbvDevinfo, "2 HCAs found:\n\tmlx5_0\n\tmlx5_1\n\n").hcas, SizeIs(2));
+  EXPECT_TRUE(read(kIbvDevinfo, "0 HCAs found:\n").rdma_absent);
+  EXPECT_FALSE(kIbvDevinfo.recognises("No IB devices found is what it printed, though 2 HCAs found: a, b\n"));
+}
+
 // ibstat, ibstatus -------------------------------------------------------------------------------------------------------------------------
 
 TEST(Ibstat, ReadsDevicesAndTheErrorAtTheEnd) {
@@ -299,6 +305,9 @@ TEST(UverbsListing, ReadsShortAndLongListings) {
   EXPECT_EQ(node.host.rdma_cm, true);
   EXPECT_EQ(read(kUverbsListing, "issm0 rdma_cm  umad0  uverbs0").host.rdma_cm, true);
   EXPECT_EQ(read(kUverbsListing, "/dev/infiniband/uverbs0 /dev/infiniband/uverbs1").host.uverbs->size(), 2u);
+  EXPECT_EQ(read(kUverbsListing, "/dev/infiniband\n\xe2\x94\x9c\xe2\x94\x80\xe2\x94\x80 uverbs0\n|-- uverbs1\n").host.uverbs->size(), 2u);
+  EXPECT_FALSE(kUverbsListing.recognises("lrwxrwxrwx 1 root root 0 Nov  1 10:00 uverbs0 -> ../../devices/pci0000:00/infiniband_verbs/uverbs0\n"));
+  EXPECT_EQ(read(kUverbsListing, "abi_version\nuverbs0\nuverbs1\n").host.uverbs, std::nullopt);
   EXPECT_THAT(*read(kUverbsListing, "ls: cannot access '/dev/infiniband': No such file or directory\n").host.uverbs, IsEmpty());
 }
 
@@ -626,6 +635,7 @@ TEST(Settings, ReadsWhatShellsLaunchersAndManifestsSay) {
   EXPECT_EQ(settings_of(read(kSettings, "NCCL_DEBUG=INFO NCCL_NET=Socket ./all_reduce_perf -b 8\n")), (Values{{"NCCL_DEBUG", "INFO"}, {"NCCL_NET", "Socket"}}));
   EXPECT_EQ(settings_of(read(kSettings, "  env:\n  - name: NCCL_IB_HCA\n    value: \"mlx5\"\n  - name: HOME\n    value: x\n")), (Values{{"NCCL_IB_HCA", "mlx5"}}));
   EXPECT_EQ(settings_of(read(kSettings, "environment:\n  NCCL_DEBUG: \"INFO\"\n  - UCX_TLS=tcp\n")), (Values{{"NCCL_DEBUG", "INFO"}, {"UCX_TLS", "tcp"}}));
+  EXPECT_EQ(settings_of(read(kSettings, "root@n1:~# export NCCL_IB_TC=41\n$ NCCL_NET=IB ./a\n+ export UCX_TLS=tcp\n")), (Values{{"NCCL_IB_TC", "41"}, {"NCCL_NET", "IB"}, {"UCX_TLS", "tcp"}}));
   EXPECT_EQ(settings_of(read(kSettings, "ENV NCCL_DEBUG INFO\nsetenv NCCL_IB_TC 41\n")), (Values{{"NCCL_DEBUG", "INFO"}, {"NCCL_IB_TC", "41"}}));
   EXPECT_THAT(codes(read(kSettings, "export NCCL_SOCKET_IFNAME=${IFACE}\nNCCL_IB_HCA=$HCA\nNCCL_NET=<net>\n")),
               ElementsAre("unexpanded-template", "unexpanded-template", "unexpanded-template"));

@@ -225,11 +225,13 @@ bool missing_folder(std::string_view line) { return line.find("/dev/infiniband")
 std::vector<std::string_view> verbs_files(std::string_view line) {
   const auto words = words_of(line.substr(0, 2000));
   if (words.empty()) return {};
-  const bool long_form = words.size() >= 8 && words[0].size() >= 10 && std::string_view("cdl").find(words[0][0]) != std::string_view::npos;
+  // `ls -l`: character devices only; links are those of by-ibdev, or of sysfs.
+  const bool long_form = words.size() >= 8 && words[0].size() >= 10 && words[0][0] == 'c';
   if (long_form) return is_verbs_file(words.back()) ? std::vector<std::string_view>{base_name(words.back())} : std::vector<std::string_view>{};
   std::vector<std::string_view> files;
   for (const std::string_view word : words) {
-    if (!is_verbs_file(word)) return {};
+    if (static_cast<unsigned char>(word[0]) >= 0x80 || word == "|--" || word == "`--") continue;  // the lines that `tree` draws
+    if (!is_verbs_file(word) || word.starts_with("/sys/")) return {};
     files.push_back(base_name(word));
   }
   return files;
@@ -245,9 +247,12 @@ bool is_uverbs_listing(std::string_view text) {
 
 void read_uverbs_listing(Capture& capture) {
   Host& host = capture.node.host;
-  bool whole = false;
+  bool whole = false, sysfs = false;
   for (const std::string_view raw : split_lines(capture.text)) {
     const std::string_view line = trim(raw);
+    if (line.starts_with("abi_version")) sysfs = true;  // a listing of /sys/class/infiniband_verbs says nothing of /dev
+    if (line.empty() || begins_something(line)) sysfs = false;
+    if (sysfs) continue;
     if (missing_folder(line)) {
       if (!host.uverbs) host.uverbs.emplace();
       host.rdma_cm = host.rdma_cm.value_or(false);

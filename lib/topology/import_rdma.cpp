@@ -35,6 +35,11 @@ double lane_rate(std::string_view value) {
 // The line alone: people also write about it.
 bool says_none(std::string_view line) { return line == "No IB devices found" || line == "No IB devices found."; }
 
+// The first line of ibv_devinfo -l: "2 HCAs found:".
+bool counts_devices(std::string_view line) {
+  return (line.ends_with(" HCAs found:") || line.ends_with(" HCA found:")) && line.find_first_not_of("0123456789") == line.find(' ');
+}
+
 int lanes_of(std::string_view value) {
   const auto lanes = leading_integer(value);
   return lanes && *lanes >= 1 && *lanes <= 64 ? static_cast<int>(*lanes) : 0;
@@ -102,21 +107,23 @@ class IbvDevinfo {
                    "Install the provider library (ibverbs-providers, rdma-core) in this image.");
       return true;
     }
-    if (line.starts_with("device") && line.find("node GUID") != line.npos) {  // ibv_devices
-      finish_port();
-      return listing_ = true;
-    }
-    return false;
+    const bool table = line.starts_with("device") && line.find("node GUID") != line.npos;  // ibv_devices
+    if (!table && !counts_devices(line)) return false;
+    finish_port();
+    listing_ = true;
+    names_left_ = table ? 0 : leading_integer(line).value_or(0);
+    if (!table && names_left_ == 0) node_.hcas_complete = node_.rdma_absent = true;
+    return true;
   }
 
   void listed(std::string_view line) {
     const auto words = words_of(line);
     if (line.starts_with("---")) return;
-    const std::string guid = words.size() >= 2 ? guid_of(words[1]) : "";
-    if (words.size() < 2 || words[1].size() != 16) {
+    const bool row = words.size() == 2 && words[1].size() == 16, name = words.size() == 1 && names_left_-- > 0;
+    if (!row && !name) {
       listing_ = false;
-    } else if (Hca* hca = devices_.hca(words[0])) {
-      hca->node_guid = guid;
+    } else if (Hca* hca = devices_.hca(words[0]); hca && row) {
+      hca->node_guid = guid_of(words[1]);
     }
   }
 
@@ -202,13 +209,14 @@ class IbvDevinfo {
   HcaPort* port_ = nullptr;
   int lanes_ = 0;
   double lane_rate_ = 0;
+  int64_t names_left_ = 0;  // of ibv_devinfo -l
   bool listing_ = false, elided_ = false, after_ellipsis_ = false, gaps_ = false;
 };
 
 bool is_ibv_devinfo(std::string_view text) {
   return any_line(text, [](std::string_view line) {
     return line.starts_with("hca_id:") || says_none(line) || line.starts_with("Failed to get IB devices list") ||
-           (line.starts_with("device") && line.ends_with("node GUID"));
+           (line.starts_with("device") && line.ends_with("node GUID")) || counts_devices(line);
   });
 }
 

@@ -59,6 +59,7 @@ enum class Form { none, plain, shell, options };
 struct Assignments { Form form = Form::none; std::string_view text; };
 
 Assignments assignments_in(std::string_view line) {
+  line = without_prompt(line);
   if (line.empty() || line.front() == '#') return {};
   constexpr std::array<std::string_view, 6> introductions = {"export ", "declare -x ", "ENV ", "env ", "set -x ", "typeset -x "};
   for (const std::string_view word : introductions) {

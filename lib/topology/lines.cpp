@@ -124,16 +124,30 @@ KeyValue key_value(std::string_view line, char separator) {
   return {trim(line.substr(0, at)), trim(line.substr(at + 1))};
 }
 
+namespace {
+
+// Where the prompt of a shell ends: "user@host:~# ibstat", "[root@n1 ~]$ ip addr"; 0 if the line has none.
+size_t prompt_length(std::string_view line) {
+  const size_t at = line.substr(0, 80).find('@');
+  if (at == line.npos || at == 0) return 0;
+  const size_t mark = line.find_first_of("#$%", at);
+  const bool ends = mark != line.npos && mark < 200 && (mark + 1 == line.size() || line[mark + 1] == ' ');
+  return ends ? mark + 1 : 0;
+}
+
+}  // namespace
+
 bool begins_something(std::string_view line) {
   for (const std::string_view start : {"hca_id:", "CA '", "CA: '", "Infiniband device '", "CA:", "provider:", "$ ", "# ", "```"}) {
     if (line.starts_with(start)) return true;
   }
-  // A shell's prompt: "user@host:~# ibstat", "[root@n1 ~]$ ip addr".
-  const size_t at = line.substr(0, 80).find('@');
-  if (at == line.npos || at == 0) return false;
-  const size_t mark = line.find_first_of("#$%", at);
-  if (mark != line.npos && mark < 200 && (mark + 1 == line.size() || line[mark + 1] == ' ')) return true;
-  return false;
+  return prompt_length(line) > 0;
+}
+
+std::string_view without_prompt(std::string_view line) {
+  line = trim(line);
+  if (line.starts_with("$ ") || line.starts_with("+ ")) return trim(line.substr(2));
+  return trim(line.substr(prompt_length(line)));
 }
 
 bool is_ellipsis(std::string_view line) {

@@ -35,6 +35,8 @@ DSINFER_INTERNAL KeyValue key_value(std::string_view line, char separator = ':')
 
 /// True for a line that begins the output of some other command: a prompt, or the first line of a record that a tool of verbs or network prints.
 DSINFER_INTERNAL bool begins_something(std::string_view line);
+/// A line of a terminal without the prompt before the command: "root@n1:~# export A=1", "$ export A=1", "+ export A=1" → "export A=1".
+DSINFER_INTERNAL std::string_view without_prompt(std::string_view line);
 /// True for "..." lines and the like, by which people mark what they left out.
 DSINFER_INTERNAL bool is_ellipsis(std::string_view line);
 
