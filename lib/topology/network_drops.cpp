@@ -102,13 +102,16 @@ void drop_down(const Node& node, Candidate& candidate, Network& network) {
 
 // The interfaces whose addresses stand in a port's GID table: its netdev, bonds over it, VLAN and macvlan children of it.
 std::vector<const Interface*> carriers(const Node& node, const Candidate& candidate) {
+  std::vector<std::string> names = candidate.netdevs;
+  for (const std::string& netdev : candidate.netdevs) {
+    const Interface* own = find_interface(node, netdev);
+    if (own && !own->master.empty()) names.push_back(own->master);
+  }
+  const auto among = [](const std::vector<std::string>& list, const std::string& name) { return std::find(list.begin(), list.end(), name) != list.end(); };
   std::vector<const Interface*> out;
   for (const Interface& interface : node.interfaces) {
-    for (const std::string& netdev : candidate.netdevs) {
-      const Interface* own = find_interface(node, netdev);
-      const bool over = std::find(interface.lower.begin(), interface.lower.end(), netdev) != interface.lower.end();
-      if (interface.name == netdev || over || (own && !own->master.empty() && own->master == interface.name)) out.push_back(&interface);
-    }
+    const bool over = std::any_of(interface.lower.begin(), interface.lower.end(), [&](const std::string& lower) { return among(candidate.netdevs, lower); });
+    if (over || among(names, interface.name)) out.push_back(&interface);
   }
   return out;
 }
