@@ -36,3 +36,9 @@ if(Python3_FOUND)
   set_tests_properties(topology_netns PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600 RUN_SERIAL ON
     ENVIRONMENT "LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/mpi/lsan.supp:print_suppressions=0;ASAN_OPTIONS=fast_unwind_on_malloc=0")
 endif()
+
+# What we say of this machine beside what its own tools say: ip, lscpu and, on a GPU machine, nvidia-smi.
+if(TARGET example_topology AND Python3_FOUND)
+  add_test(NAME topology_compare COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/topology_compare.py $<TARGET_FILE:example_topology>)
+  set_tests_properties(topology_compare PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300)
+endif()
