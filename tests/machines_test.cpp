@@ -156,6 +156,30 @@ TEST(Machines, ReadsAPasteOfSeveralTools) {
   EXPECT_TRUE(import_text("").nodes.empty());
 }
 
+TEST(Machines, TellsTheHostsOfALogApart) {
+  const std::string log = "n1:77:99 [0] NCCL INFO Bootstrap : Using eth0:10.0.0.1<0>\nn2:78:98 [0] NCCL INFO Bootstrap : Using ens3:10.0.0.2<0>\n"
+                          "n1:77:99 [0] NCCL INFO NET/IB : Using [0]mlx5_0:1/IB [RO]; OOB eth0:10.0.0.1<0>\n"
+                          "n2:78:98 [0] NCCL INFO NET/IB : No device found.\n";
+  const Cluster cluster = import_text(log);
+  ASSERT_THAT(names(cluster), ElementsAre("n1", "n2"));
+  EXPECT_EQ(cluster.nodes[0].hcas.at(0).name, "mlx5_0");
+  EXPECT_TRUE(cluster.nodes[1].rdma_absent);
+  const ScratchFolder f;
+  f.file("box/nccl.log", log);
+  f.file("box/gpus.txt", kList);
+  const Cluster one = import_machines(f.path("box"));
+  ASSERT_EQ(one.nodes.size(), 1u);
+  EXPECT_EQ(one.nodes[0].hcas.size(), 1u);
+  EXPECT_THAT(finding(one.findings, "file-not-known")->evidence, ElementsAre(HasSubstr("n2")));
+  f.file("both/nccl.log", log);
+  f.file("both/n1/gpus.txt", kList);
+  f.file("both/n2/gpus.txt", kList);
+  const Cluster both = import_machines(f.path("both"));
+  ASSERT_THAT(names(both), ElementsAre("n1", "n2"));
+  EXPECT_EQ(both.nodes[0].hcas.size(), 1u);
+  EXPECT_TRUE(both.nodes[1].rdma_absent);
+}
+
 TEST(Machines, TakesStoredClustersAsTheyAre) {
   const Cluster stored = import_text(ibstat("mlx5_0"), "n1");
   const ScratchFolder f;

@@ -12,7 +12,8 @@ namespace dsinfer::topology {
 struct Machine {
   std::string name;             ///< of its folder, file or prefix
   bool named_by_files = false;  ///< the prefix of its files: goes before its host name
-  std::vector<Imported> parts;
+  bool of_log = false;          ///< one host of a log that several hosts wrote
+  std::vector<Imported> parts{};
 };
 
 /// What a scan found: machines, stored clusters' nodes, and what no importer knew.

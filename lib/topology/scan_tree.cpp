@@ -161,8 +161,9 @@ class Scan {
     if (is_binary(content)) return unknown(path, "binary");
     std::vector<Imported> parts = import_parts(content, display(path));
     if (parts.empty()) return unknown(path, "no importer knows it");
-    own.push_back({name, std::move(parts)});
-    return {};
+    std::vector<Machine> hosts = split_log(content, path, parts);
+    if (!parts.empty()) own.push_back({name, std::move(parts)});
+    return hosts;
   }
 
   // Machines from the files and folders of one folder.
@@ -172,10 +173,14 @@ class Scan {
       for (const auto& row : table.rows) nodes.push_back(row.first);
     }
     std::vector<Machine> machines = split_by_name(own, nodes);
+    const bool named = !machines.empty();
     std::vector<Imported> rest;
     for (FileParts& f : own) {
       for (Imported& part : f.parts) rest.push_back(std::move(part));
     }
+    std::vector<Machine> hosts = take_hosts(children);
+    if (!hosts.empty() && !named && (holds_devices(rest) || !children.empty())) give_log(hosts, rest, children);
+    for (Machine& host : hosts) adopt(machines, std::move(host));
     const bool apart = machines.empty() && are_machines(children, rest);
     const bool only = machines.empty() && rest.empty() && children.size() == 1 && !is_topic(children[0].name);
     if (apart || only || !machines.empty()) {
@@ -187,9 +192,9 @@ class Scan {
     }
     add_rows(machines, tables);
     if (machines.empty()) {
-      if (!rest.empty()) machines.push_back({name, false, std::move(rest)});
+      if (!rest.empty()) machines.push_back({name, false, false, std::move(rest)});
     } else if (holds_devices(rest)) {
-      machines.push_back({name, false, std::move(rest)});
+      machines.push_back({name, false, false, std::move(rest)});
     } else {
       for (Machine& machine : machines) machine.parts.insert(machine.parts.end(), rest.begin(), rest.end());  // settings for all
     }
@@ -281,6 +286,57 @@ class Scan {
     return same || !topics;
   }
 
+  // A log that the ranks of several hosts wrote: a machine for each. Its parts go from `parts`.
+  std::vector<Machine> split_log(const std::string& content, const std::string& path, std::vector<Imported>& parts) {
+    const auto is_log = [](const Imported& part) { return part.format == kNcclLog.format || part.format == kNcclGraph.format; };
+    if (std::none_of(parts.begin(), parts.end(), is_log)) return {};
+    const std::string text = tidy_text(content);
+    if (nccl_log_hosts(text).size() < 2) return {};
+    std::vector<Machine> hosts;
+    for (const auto& [host, lines] : split_nccl_log(text)) {
+      if (hosts.size() >= 4096) break;
+      Machine machine{clean_text(host), true, true, import_parts(lines, display(path))};
+      std::erase_if(machine.parts, [&](const Imported& part) { return !is_log(part); });
+      if (!machine.parts.empty()) hosts.push_back(std::move(machine));
+    }
+    std::erase_if(parts, is_log);
+    return hosts;
+  }
+
+  static std::vector<Machine> take_hosts(std::vector<Machine>& children) {
+    std::vector<Machine> hosts;
+    for (Machine& child : children) {
+      if (child.of_log) adopt(hosts, std::move(child));
+    }
+    std::erase_if(children, [](const Machine& m) { return m.of_log || m.parts.empty(); });
+    return hosts;
+  }
+
+  // The other files describe one host of the log, or several by folders: each takes its own lines; where none bears a host's name, the first host is meant.
+  void give_log(std::vector<Machine>& hosts, std::vector<Imported>& rest, std::vector<Machine>& children) {
+    const auto names = [](const std::vector<Imported>& parts, const std::string& host) {
+      return std::any_of(parts.begin(), parts.end(), [&](const Imported& p) { return p.node.host.name == host; });
+    };
+    std::vector<Imported>* only = holds_devices(rest) || children.size() != 1 ? &rest : &children[0].parts;
+    bool given = false;
+    for (Machine& host : hosts) {
+      const auto child = std::find_if(children.begin(), children.end(), [&](const Machine& c) { return c.name == host.name || names(c.parts, host.name); });
+      std::vector<Imported>* place = child != children.end() ? &child->parts : names(rest, host.name) ? &rest : nullptr;
+      if (!place) continue;
+      given = true;
+      place->insert(place->end(), host.parts.begin(), host.parts.end());
+      host.parts.clear();
+    }
+    if (!given && children.size() < 2) {
+      only->insert(only->end(), hosts[0].parts.begin(), hosts[0].parts.end());
+      hosts[0].parts.clear();
+    }
+    for (const Machine& host : hosts) {
+      if (!host.parts.empty()) unknown("", "log lines of host " + host.name + ", of which nothing else is here");
+    }
+    hosts.clear();
+  }
+
   static bool is_topic(const std::string& folder) {
     constexpr std::array kTopics = {"network", "net", "gpu", "gpus", "ib", "rdma", "infiniband", "pci", "cpu", "host", "nvidia", "logs", "log", "nccl", "topology",
                                     "system", "os", "hw", "hardware", "sysfs", "config", "conf", "hwloc", "ip", "verbs", "xml", "text", "txt", "root", "files",
@@ -300,7 +356,7 @@ class Scan {
       for (const auto& [node, lines] : table.rows) {
         std::vector<Imported> parts = import_parts(table.heading + "\n" + lines, display(table.file));
         if (parts.empty()) continue;
-        Machine row{clean_text(node), true, std::move(parts)};
+        Machine row{clean_text(node), true, false, std::move(parts)};
         const auto own_name = [&](const Machine& m) {
           return std::any_of(m.parts.begin(), m.parts.end(), [&](const Imported& p) { return p.node.host.name == row.name; });
         };

@@ -86,7 +86,7 @@ std::vector<Machine> split_by_name(std::vector<FileParts>& files, const std::vec
   }
   if (names.empty()) return {};
   std::vector<Machine> machines;
-  for (const std::string& name : names) machines.push_back({clean_text(name), true, {}});
+  for (const std::string& name : names) machines.push_back({clean_text(name), true, false, {}});
   std::vector<FileParts> rest;
   for (FileParts& file : files) {
     const std::string* name = owner(file.file);
