@@ -12,7 +12,6 @@
 
 #include "core/cgroup.hpp"
 #include "core/json.hpp"
-#include "core/sha256.hpp"
 #include "fakes/fake_verbs.hpp"
 #include "topology/probes.hpp"
 #include "topology/shared_library.hpp"
@@ -434,9 +433,16 @@ TEST_F(Loader, VersionAndHashAreReadFromTheFileThatWouldBeLoaded) {
   find_nccl("libnccl_test.so.2", node);
   EXPECT_EQ(node.host.nccl_path, (folder / "libnccl_test.so.2").string());
   EXPECT_EQ(node.host.nccl_version, "2.27.3");
-  Sha256 hash;
-  hash.add(text);
-  EXPECT_EQ(node.host.nccl_hash, hash.hex());
+  EXPECT_EQ(node.host.nccl_hash.size(), 64u);
+  const auto hash_of = [&](const std::string& bytes) {
+    write("libnccl_other.so.2", bytes);
+    Node other;
+    find_nccl("libnccl_other.so.2", other);
+    return other.host.nccl_hash;
+  };
+  EXPECT_EQ(hash_of(text), node.host.nccl_hash);
+  EXPECT_NE(hash_of(text + "y"), node.host.nccl_hash);
+  EXPECT_NE(hash_of("z" + text.substr(1)), node.host.nccl_hash);
   EXPECT_EQ(node.host.net_plugin, (folder / "libnccl-net.so").string());
 }
 

@@ -174,7 +174,7 @@ struct Host {
   std::string iommu;                    ///< "off", "passthrough", "translated"
   std::optional<bool> fabric_manager;   ///< nvidia-fabricmanager runs
   std::string driver_version, cuda_driver_version;  ///< "570.133.20", "12.8"
-  std::string nccl_version, nccl_path, nccl_hash;   ///< of the library that would be loaded; hash: SHA-256
+  std::string nccl_version, nccl_path, nccl_hash;   ///< of the library that would be loaded; hash: SHA-256 of its size and of blocks spread over it
   std::string net_plugin;               ///< libnccl-net*.so that would be loaded
   std::string verbs_library;            ///< libibverbs that was opened
   std::vector<std::string> fabric_providers;        ///< libfabric providers: "efa"

@@ -7,9 +7,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
+#include <filesystem>
 #include <sstream>
-#include <tuple>
 
 #include "core/sha256.hpp"
 #include "topology/choice.hpp"
@@ -77,7 +76,7 @@ std::vector<std::string> split(std::string_view text, std::string_view marks) {
   return parts;
 }
 
-/// Version and hash of a library, from its bytes.
+/// Version and hash of a library.
 struct LibraryFile {
   std::string version, hash;
 };
@@ -93,45 +92,52 @@ std::string version_in(std::string_view bytes) {
   return "";
 }
 
-LibraryFile read_library(int file) {
-  LibraryFile result;
-  Sha256 hash;
-  std::string buffer(4 << 20, '\0');
-  size_t kept = 0;  // the end of the last piece, in case the version stands across
-  while (true) {
-    const ssize_t got = read(file, buffer.data() + kept, buffer.size() - kept);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return {};
-    if (got == 0) break;
-    const std::string_view piece(buffer.data() + kept, static_cast<size_t>(got));
-    hash.add(piece);
-    if (!result.version.empty()) continue;
-    const std::string_view seen(buffer.data(), kept + static_cast<size_t>(got));
-    result.version = version_in(seen);
-    const size_t tail = result.version.empty() ? std::min<size_t>(seen.size(), 64) : 0;
-    std::memmove(buffer.data(), buffer.data() + seen.size() - tail, tail);
-    kept = tail;
+// Reads up to `size` bytes at `offset`; fewer at the end of the file. Not mapped: a file that shrinks meanwhile would kill the host.
+std::string read_at(int file, size_t offset, size_t size) {
+  std::string bytes(size, '\0');
+  size_t got = 0;
+  while (got < size) {
+    const ssize_t n = pread(file, bytes.data() + got, size - got, static_cast<off_t>(offset + got));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    got += static_cast<size_t>(n);
   }
-  result.hash = hash.hex();
-  return result;
+  bytes.resize(got);
+  return bytes;
 }
 
-// Hundreds of megabytes: read once for each state of the file.
+// NCCL is hundreds of megabytes: the hash is that of its size and of blocks spread over it, which differ between any two builds.
+std::string sampled_hash(int file, size_t size) {
+  constexpr size_t kBlock = 64 << 10, kBlocks = 64;
+  Sha256 hash;
+  hash.add(std::to_string(size));
+  const size_t step = size <= kBlock * kBlocks ? kBlock : (size - kBlock) / (kBlocks - 1);
+  for (size_t at = 0; at < size; at += step) hash.add(read_at(file, at, kBlock));
+  return hash.hex();
+}
+
+// "libnccl.so.2.28.3" at the end of the links, else its bytes tell.
+std::string version_of(const std::string& path, int file, size_t size) {
+  std::error_code error;
+  const std::string name = std::filesystem::canonical(path, error).filename().string();
+  const size_t at = name.find(".so.");
+  if (!error && at != name.npos && std::count(name.begin() + static_cast<std::ptrdiff_t>(at) + 4, name.end(), '.') == 2) return name.substr(at + 4);
+  constexpr size_t kPiece = 4 << 20, kOverlap = 64;  // the words may stand across two pieces
+  std::string version;
+  for (size_t offset = 0; offset < size && version.empty(); offset += kPiece - kOverlap) version = version_in(read_at(file, offset, kPiece));
+  return version;
+}
+
 LibraryFile describe(const std::string& path) {
-  using Key = std::tuple<dev_t, ino_t, off_t, time_t, long>;
-  static std::mutex mutex;
-  static std::optional<std::pair<Key, LibraryFile>> last;
+  LibraryFile result;
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   struct stat status {};
-  if (file < 0 || fstat(file, &status) != 0) {
-    if (file >= 0) close(file);
-    return {};
+  if (file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode)) {
+    const auto size = static_cast<size_t>(status.st_size);
+    result = {version_of(path, file, size), sampled_hash(file, size)};
   }
-  const Key key{status.st_dev, status.st_ino, status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
-  const std::lock_guard lock(mutex);
-  if (!last || last->first != key) last = {key, read_library(file)};
-  close(file);
-  return last->second;
+  if (file >= 0) close(file);
+  return result;
 }
 
 // As NCCL looks: the names that NCCL_NET_PLUGIN lists ("none" = no plug-in), a name alone also as libnccl-net-<name>.so; unset: libnccl-net.so.
