@@ -19,7 +19,7 @@ struct Shape {
   int micro_batches = 1;                  ///< batches in flight (pp)
   int64_t moe_tp() const { return tp * dp / ep; }
   int64_t ranks() const { return tp * pp * dp; }
-  std::string spec() const;               ///< "tp=8,pp=2,dp=1,ep=8"
+  DSINFER_INTERNAL std::string spec() const;  ///< "tp=8,pp=2,dp=1,ep=8"; replicas where there are several
 };
 
 /// What the arithmetic of a candidate depends on besides its shape.
@@ -27,11 +27,23 @@ struct Precisions {
   Precision weights = Precision::fp8;
   CachePrecision cache = CachePrecision::bf16;
   int64_t int4_group = 128;
+  /// As the CPU backend holds them, whatever `weights` and `cache` say: matrices as the checkpoint stores them, vectors, scales and absorbed copies
+  /// f32, cache f32.
+  bool host = false;
 };
 
-/// The first rule that `shape` breaks under this precision, as {rule, detail}; nothing if it is legal. Rules: plan-wide units of section "hard constraints".
-struct Refused { std::string rule, detail; };
-std::optional<Refused> refuse(const ModelConfig& config, const Precisions& precisions, const Shape& shape);
+/// What the request and the fleet come to: the precision asked for, else the checkpoint's as the GPU can compute it (FP8 without FP8 units: stored FP8, computed
+/// BF16), and the host's forms for a fleet of CPUs.
+DSINFER_INTERNAL Precisions precisions_for(const ModelConfig& config, const Fleet& fleet, const SolveRequest& request);
+
+/// Whether this GPU computes in this precision; nothing if it does. Rule "precision".
+DSINFER_INTERNAL std::optional<Refused> refuse_precision(const ModelConfig& config, const Precisions& precisions, const GpuKind& gpu);
+
+/// The CPU backend of this library runs there.
+inline bool is_host(const GpuKind& gpu) { return gpu.curves == "cpu"; }
+
+/// The first rule that `shape` breaks under this precision, as {rule, detail}; nothing if it is legal. With stage_layers empty, the cut is open.
+DSINFER_INTERNAL std::optional<Refused> refuse(const ModelConfig& config, const Precisions& precisions, const Shape& shape);
 
 /// Bytes of one layer (and of embedding, head, norms) as a rank of `shape` holds them; built once per (config, precisions, tp, ep, moe_tp), then summed.
 struct LayerBytes {
@@ -41,14 +53,20 @@ struct LayerBytes {
   int64_t absorbed_per_layer = 0;
   std::map<std::string, std::vector<int64_t>> by_kind;  ///< as MemoryTable::weights_by_kind, per layer
 };
-LayerBytes layer_bytes(const ModelConfig& config, const Precisions& precisions, const Shape& shape);
+DSINFER_INTERNAL LayerBytes layer_bytes(const ModelConfig& config, const Precisions& precisions, const Shape& shape);
 
 /// The cut with the lightest fullest rank, and of those the one with most tokens.
-std::vector<int64_t> best_cut(const ModelConfig& config, const LayerBytes& bytes, const Shape& shape, int64_t budget_bytes, int64_t overhead_bytes, int64_t cache_bytes_per_token_layer);
+DSINFER_INTERNAL std::vector<int64_t> best_cut(const ModelConfig& config, const LayerBytes& bytes, const Shape& shape, int64_t budget_bytes, int64_t overhead_bytes, int64_t cache_bytes_per_token_layer);
 /// The cut with the least slowest stage, given seconds per layer, among those that fit; empty if none does.
-std::vector<int64_t> fastest_cut(const ModelConfig& config, const LayerBytes& bytes, const Shape& shape, int64_t most_bytes, const std::vector<double>& layer_seconds);
+DSINFER_INTERNAL std::vector<int64_t> fastest_cut(const ModelConfig& config, const LayerBytes& bytes, const Shape& shape, int64_t most_bytes, const std::vector<double>& layer_seconds);
 
-MemoryTable memory_table(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const Fleet& fleet, const SolveRequest& request);
+/// Bytes that one position takes in one layer's cache.
+DSINFER_INTERNAL int64_t cache_bytes_per_token_layer(const ModelConfig& config, const Precisions& precisions);
+
+/// Cuts with best_cut() where the shape has no cut yet. `step_tokens`: most rows of a DP rank in a step (prefill chunk or decode batch), for which activations and
+/// buffers are sized; 0 = default_step_tokens().
+DSINFER_INTERNAL MemoryTable memory_table(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const Fleet& fleet, const SolveRequest& request, int64_t step_tokens = 0);
+DSINFER_INTERNAL int64_t default_step_tokens(const Fleet& fleet);
 
 /// At which point a step is timed.
 struct OperatingPoint {
