@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -57,6 +58,12 @@ struct FleetGpu {
   bool operator==(const FleetGpu&) const = default;
 };
 
+/// What share of their specification the kernels and collectives reach (opaque; lib/plan/data/curves.json is the shipped set).
+struct Curves;
+/// The shipped curves with the numbers of a JSON file of the same form in place of them: what was measured on the user's machine.
+/// Throws bad_format naming file and key.
+DSINFER_API std::shared_ptr<const Curves> load_curves(const std::filesystem::path& file);
+
 /// The machine as the solver sees it: equal GPUs, in nodes.
 struct Fleet {
   int nodes = 1, gpus_per_node = 1;
@@ -67,6 +74,7 @@ struct Fleet {
   std::vector<FleetGpu> gpus;      ///< nodes × gpus_per_node, in node order
   std::map<std::string, std::string> environment;  ///< of the network, where a cluster was discovered
   std::vector<std::string> notes;  ///< what was assumed, what differs between nodes
+  std::shared_ptr<const Curves> curves;  ///< measured ones; null: the shipped
   int num_gpus() const { return nodes * gpus_per_node; }
 };
 

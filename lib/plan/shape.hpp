@@ -73,20 +73,23 @@ struct OperatingPoint {
   int64_t batch = 1;         ///< sequences per DP rank (all micro-batches together)
   int64_t context = 2048;    ///< mean positions in the cache
   int64_t chunk = 4096;      ///< prompt tokens per DP rank in a prefill step
+  int draft_tokens = 1;      ///< verified beside each token where the shape has a prediction layer
+  double skew = -1;          ///< of routed rows over ranks, 0 = perfectly balanced; negative: the curves', by whether there are redundant experts
 };
 struct StepTime {
   std::map<std::string, double> parts_ms;   ///< as Prediction's
   double total_ms = 0;                      ///< latency of the step through all stages
-  double interval_ms = 0;                   ///< time between two steps of the slowest stage, with the plan's batches in flight
+  double interval_ms = 0;                   ///< time between two steps of the slowest stage, with the plan's batches in flight: each such step brings
+                                            ///< batch / micro_batches tokens per DP rank (with drafts: times what is accepted)
   Confidence confidence = Confidence::specification;
   std::string bottleneck;
   std::map<std::string, std::string> algorithms;
 };
-/// One token for every sequence.
-StepTime decode_step(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const Fleet& fleet, const OperatingPoint& at);
-/// `chunk` prompt tokens per DP rank, the last of a prompt of `context` positions.
-StepTime prefill_step(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const Fleet& fleet, const OperatingPoint& at);
+/// One token for every sequence. pp = 1 with two micro-batches: computing one overlaps the exchange of the other.
+DSINFER_INTERNAL StepTime decode_step(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const Fleet& fleet, const OperatingPoint& at);
+/// `chunk` prompt tokens per DP rank, the last of a prompt of `context` positions; a chunk longer than that holds several prompts.
+DSINFER_INTERNAL StepTime prefill_step(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const Fleet& fleet, const OperatingPoint& at);
 /// Seconds of each layer in a decode step of the fullest kind; for fastest_cut.
-std::vector<double> layer_seconds(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const Fleet& fleet, const OperatingPoint& at);
+DSINFER_INTERNAL std::vector<double> layer_seconds(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const Fleet& fleet, const OperatingPoint& at);
 
 }  // namespace dsinfer
