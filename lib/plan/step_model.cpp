@@ -71,8 +71,7 @@ Numerics numerics_of(const ModelConfig& config, const Precisions& precisions, co
   }
   n.attention = n.dense = n.experts = matrix;
   n.head = {2, gpu.bf16_tflops};
-  const double latent = static_cast<double>(config.kv_lora_rank), rope = static_cast<double>(config.qk_rope_head_dim);
-  n.cache_bytes = precisions.cache == CachePrecision::bf16 ? 2 * (latent + rope) : precisions.cache == CachePrecision::fp8 ? latent + rope : latent + 4 * std::ceil(latent / 128) + 2 * rope;
+  n.cache_bytes = static_cast<double>(cache_bytes_per_token_layer(config, precisions));
   // A cache with a BF16 rope part is converted and multiplied in BF16; a plain FP8 one goes through FP8 units.
   n.core_tflops = gpu.bf16_tflops;
   if (precisions.cache == CachePrecision::fp8 && fp8_units) n.core_tflops = std::max(gpu.bf16_tflops, std::min(gpu.fp8_tflops, gpu.bf16_tflops * curves.of(gpu).fp8_core_gain));
