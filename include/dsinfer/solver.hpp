@@ -43,8 +43,10 @@ struct GpuKind {
 /// What joins GPUs: inside a node or between nodes.
 struct LinkKind {
   std::string id;                  ///< "nvlink", "pcie", "roce400x8"
-  std::string transport;           ///< "nvlink", "pcie", "ib", "roce", "socket"
-  double gb_per_s = 0;             ///< one way, for each GPU while all use it
+  std::string transport;           ///< "nvlink", "pcie", "memory" (between CPUs of a host), "ib", "roce", "socket"
+  double gb_per_s = 0;             ///< one way, for each GPU while all use it; 0 in the catalogue: what the GPU or the word says
+  double gbps = 0;                 ///< Gb/s of one NIC; 0: the word has to say
+  int nics = 1;                    ///< a node
   double latency_us = 0;           ///< of a small message
   Confidence confidence = Confidence::specification;
   std::string source;
