@@ -179,5 +179,164 @@ TEST(Fleet, RefusesNonsenseByName) {
   EXPECT_EQ(describe_fleet(shipped(), 131072, 8, "h20-96g", "ib400x8").gpus.size(), 1048576u);
 }
 
+// A node as discovery leaves it: eight GPUs on an NVSwitch, eight HCAs of 400 Gb/s.
+Node dgx(const std::string& name) {
+  Node node;
+  node.name = name;
+  for (int i = 0; i < 8; ++i) {
+    Gpu gpu;
+    gpu.label = "GPU" + std::to_string(i);
+    gpu.name = "NVIDIA H100 80GB HBM3";
+    gpu.memory_bytes = int64_t{81559} << 20;
+    node.gpus.push_back(gpu);
+    node.links.push_back({gpu.label, "nvswitch", "nvlink", 450, false});
+    node.network.ports.push_back({"mlx5_" + std::to_string(i), 1, i, 400, "", "", {}});
+  }
+  node.gpus_complete = true;
+  node.nvlink = true;
+  node.network.transport = Transport::ib;
+  node.network.hca_count = 8;
+  node.network.gb_per_s_per_gpu = 50;
+  node.network.environment = {{"NCCL_IB_HCA", "=mlx5_0", "", false}};
+  return node;
+}
+
+Cluster cluster_of(std::vector<Node> nodes) {
+  Cluster cluster;
+  cluster.nodes = std::move(nodes);
+  return cluster;
+}
+
+Fleet fleet_from(std::vector<Node> nodes) { return fleet_of(shipped(), cluster_of(std::move(nodes))); }
+
+TEST(FleetOfCluster, TakesGpusLinksAndNetworkAsDiscovered) {
+  const Fleet fleet = fleet_from({dgx("alpha"), dgx("beta")});
+  EXPECT_EQ(fleet.nodes, 2);
+  EXPECT_EQ(fleet.gpus_per_node, 8);
+  EXPECT_EQ(fleet.gpu.id, "h100-80g");
+  EXPECT_EQ(fleet.gpus[9], (FleetGpu{1, "GPU1", 0}));
+  EXPECT_EQ(fleet.inside.transport, "nvlink");
+  EXPECT_EQ(fleet.inside.gb_per_s, 450);
+  EXPECT_EQ(fleet.between.transport, "ib");
+  EXPECT_EQ(fleet.between.gb_per_s, 50);
+  EXPECT_EQ(fleet.nics_per_node, 8);
+  EXPECT_THAT(fleet.node_names, ElementsAre("alpha", "beta"));
+  EXPECT_EQ(fleet.environment.at("NCCL_IB_HCA"), "=mlx5_0");
+  EXPECT_TRUE(fleet.notes.empty()) << fleet.notes.front();
+}
+
+TEST(FleetOfCluster, CountsTheMemoryThatTheMachineReports) {
+  Node node = dgx("alpha");
+  for (Gpu& gpu : node.gpus) gpu.memory_bytes = int64_t{81079} << 20;
+  EXPECT_EQ(fleet_from({node}).gpu.memory_bytes, int64_t{81079} << 20);
+  node.gpus[5].memory_bytes = int64_t{70000} << 20;
+  const Fleet least = fleet_from({node});
+  EXPECT_EQ(least.gpu.memory_bytes, int64_t{70000} << 20);
+  EXPECT_THAT(least.notes, ElementsAre(HasSubstr("70000 MiB, the catalogue says 81559 MiB")));
+  for (Gpu& gpu : node.gpus) gpu.memory_bytes = 0;
+  EXPECT_THAT(fleet_from({node}).notes, ElementsAre(HasSubstr("81559 MiB is assumed")));
+}
+
+TEST(FleetOfCluster, SeesIslandsOfBridgedGpus) {
+  Node node = dgx("alpha");
+  node.links.clear();
+  for (const auto& [a, b] : {std::pair{"GPU0", "GPU1"}, {"GPU2", "GPU3"}, {"GPU4", "GPU5"}, {"GPU6", "GPU7"}}) node.links.push_back({a, b, "nvlink", 300, true});
+  const Fleet fleet = fleet_from({node});
+  EXPECT_EQ(fleet.gpus[2].island, fleet.gpus[3].island);
+  EXPECT_NE(fleet.gpus[2].island, fleet.gpus[4].island);
+  EXPECT_EQ(fleet.inside.transport, "pcie");
+  EXPECT_EQ(fleet.gpu.nvlink_gb_per_s, 300);
+  EXPECT_THAT(fleet.notes, ElementsAre(HasSubstr("8 GPUs of node alpha in 4 islands"), HasSubstr("PCIe counts")));
+  node.links.clear();
+  node.nvlink = false;
+  const Fleet none = fleet_from({node});
+  EXPECT_EQ(none.inside.transport, "pcie");
+  EXPECT_EQ(none.gpu.nvlink_gb_per_s, 0);
+  EXPECT_NE(none.gpus[0].island, none.gpus[1].island);
+  node.nvlink.reset();
+  const Fleet unknown = fleet_from({node});
+  EXPECT_EQ(unknown.inside.transport, "nvlink");
+  EXPECT_THAT(unknown.notes, ElementsAre(HasSubstr("no source shows the NVLinks")));
+}
+
+TEST(FleetOfCluster, ReadsTheMatrixWhereNoChoiceWasMade) {
+  Node node = dgx("alpha");
+  node.links.clear();
+  for (int i = 1; i < 8; ++i) node.paths.push_back({"GPU0", "GPU" + std::to_string(i), PathKind::nvlink, 12});
+  const Fleet fleet = fleet_from({node});
+  EXPECT_EQ(fleet.inside.transport, "nvlink");
+  EXPECT_EQ(fleet.inside.gb_per_s, 450);
+}
+
+TEST(FleetOfCluster, TakesTheLeastOfMixedGpus) {
+  Node a800 = dgx("beta");
+  for (Gpu& gpu : a800.gpus) gpu.name = "NVIDIA A800-SXM4-80GB", gpu.memory_bytes = int64_t{81920} << 20;
+  for (Link& link : a800.links) link.gb_per_s = 200;
+  a800.gpus.resize(4);
+  const Fleet fleet = fleet_from({dgx("alpha"), a800});
+  EXPECT_EQ(fleet.gpu.id, "a800-80g+h100-80g");
+  EXPECT_EQ(fleet.gpu.memory_bytes, int64_t{81559} << 20);
+  EXPECT_EQ(fleet.gpu.bf16_tflops, 312);
+  EXPECT_FALSE(fleet.gpu.fp8_units);
+  EXPECT_EQ(fleet.gpu.curves, "ampere");
+  EXPECT_EQ(fleet.gpus_per_node, 4);
+  EXPECT_EQ(fleet.inside.gb_per_s, 200);
+  EXPECT_THAT(fleet.notes, ElementsAre(HasSubstr("4 to 8 GPUs"), HasSubstr("several kinds")));
+}
+
+TEST(FleetOfCluster, LeavesOutWhatItDoesNotKnowAndSaysSo) {
+  Node strange = dgx("gamma");
+  for (Gpu& gpu : strange.gpus) gpu.name = "Matrox G200";
+  const Fleet fleet = fleet_from({dgx("alpha"), strange});
+  EXPECT_EQ(fleet.nodes, 1);
+  EXPECT_THAT(fleet.notes, ElementsAre(HasSubstr("node gamma is left out"), HasSubstr("\"Matrox G200\" is left out")));
+  EXPECT_THAT(error_of([&] { fleet_from({strange}); }), AllOf(HasSubstr("plan_refused: no GPU of the cluster is in the catalogue: Matrox G200")));
+  EXPECT_THAT(error_of([&] { fleet_from({}); }), HasSubstr("invalid_argument: the cluster has no nodes"));
+}
+
+TEST(FleetOfCluster, FallsBackToWhatAllNodesCanSpeak) {
+  Node roce = dgx("beta");
+  roce.network.transport = Transport::roce;
+  for (Node* node : {&roce}) node->interfaces.push_back({}), node->interfaces.back().name = "eth0", node->interfaces.back().speed_mbps = 25000, node->network.socket_ifname = "eth0";
+  const Fleet mixed = fleet_from({dgx("alpha"), roce});
+  EXPECT_EQ(mixed.between.transport, "socket");
+  EXPECT_DOUBLE_EQ(mixed.between.gb_per_s, 10.0 / 8 / 8);  // alpha's interface is unknown
+  Node unknown = dgx("alpha");
+  unknown.network = {};
+  const Fleet fleet = fleet_from({unknown});
+  EXPECT_EQ(fleet.between.transport, "socket");
+  EXPECT_THAT(fleet.notes, ElementsAre(HasSubstr("transport between nodes is unknown"), HasSubstr("10 Gb/s a node is assumed")));
+  Node ports = dgx("alpha");
+  ports.network.gb_per_s_per_gpu = 0;
+  EXPECT_EQ(fleet_from({ports}).between.gb_per_s, 50);
+}
+
+TEST(FleetOfCluster, MakesARankOfEachNumaNodeWhereThereAreNoGpus) {
+  Node node;
+  node.name = "cpus";
+  node.gpus_complete = true;
+  node.host.cpu_model = "AMD EPYC 9654";
+  node.host.memory_bytes = int64_t{768} << 30;
+  node.host.numa = {{0, "0-95", int64_t{384} << 30}, {1, "96-191", int64_t{380} << 30}, {2, "", int64_t{4} << 30}};
+  const Fleet fleet = fleet_from({node});
+  EXPECT_EQ(fleet.gpu.id, "cpu");
+  EXPECT_TRUE(is_host(fleet.gpu));
+  EXPECT_EQ(fleet.gpus_per_node, 2);
+  EXPECT_EQ(fleet.gpu.memory_bytes, int64_t{380} << 30);
+  EXPECT_THAT(fleet.gpu.names, ElementsAre("AMD EPYC 9654"));
+  EXPECT_EQ(fleet.inside.transport, "memory");
+  node.host = {};
+  node.gpus_complete = false;
+  EXPECT_EQ(fleet_from({node}).gpus_per_node, 1);
+  EXPECT_EQ(fleet_from({node}).gpu.memory_bytes, shipped().gpu("cpu").memory_bytes);
+}
+
+TEST(FleetOfCluster, CarriesTheErrorsOfDiscovery) {
+  Cluster cluster = cluster_of({dgx("alpha"), dgx("beta")});
+  cluster.findings.push_back({"fabric-manager", Severity::error, {"alpha"}, "fabric manager does not run", {}, ""});
+  cluster.findings.push_back({"mtu-differs", Severity::warning, {}, "MTU differs", {}, ""});
+  EXPECT_THAT(fleet_of(shipped(), cluster).notes, ElementsAre("fabric-manager: fabric manager does not run"));
+}
+
 }  // namespace
 }  // namespace dsinfer

@@ -57,7 +57,7 @@ Fleet describe_fleet(const Catalogue& catalogue, int nodes, int gpus_per_node, s
   fleet.gpus.reserve(static_cast<size_t>(nodes) * of_node.size());
   for (int node = 0; node < nodes; ++node) {
     fleet.node_names.push_back("node" + std::to_string(node));
-    for (FleetGpu& gpu : of_node) gpu.node = node;
+    for (FleetGpu& place : of_node) place.node = node;
     fleet.gpus.insert(fleet.gpus.end(), of_node.begin(), of_node.end());
   }
   return fleet;
