@@ -8,7 +8,7 @@
 namespace dsinfer {
 
 /// The part that any rank of such a plan holds: all divide evenly, so one speaks for all. It stands on every stage at once.
-RankPlan any_rank(const ModelConfig& config, const Shape& shape);
+DSINFER_INTERNAL RankPlan any_rank(const ModelConfig& config, const Shape& shape);
 
 /// Sizes that the activations of one rank's step are made for, as in ForwardOptions.
 struct StepLimits {
