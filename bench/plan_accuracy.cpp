@@ -27,22 +27,19 @@ using points::Point;
 
 namespace {
 
-/// A machine that a row names. Specifications of the makers.
-struct Machine {
-  const char* word;  // in the row's gpu column, lower case
-  const char* id;
-  const char* family;
-  double gb_per_s, bf16, fp8, nvlink, memory_gb;
+/// What a row's gpu column says, lower case, and the catalogue's name of it. The longer words first.
+constexpr std::pair<const char*, const char*> kGpus[] = {
+    {"gb300", "gb300-288g"}, {"gb200", "gb200-186g"}, {"b300", "b300-288g"}, {"b200", "b200-180g"}, {"h200", "h200-141g"}, {"h100", "h100-80g"}, {"h800", "h800-80g"},
+    {"h20-3e", "h20-141g"}, {"h20-141", "h20-141g"}, {"h20", "h20-96g"}, {"a800", "a800-80g"}, {"a100-40", "a100-40g"}, {"a100", "a100-80g"}, {"l20", "l20-48g"},
+    {"l40s", "l40s-48g"}, {"4090", "rtx4090-24g"}, {"3090", "rtx3090-24g"}};
+
+/// Boxes of two sockets, which the catalogue's "cpu" does not know: memory as specified; 0.67 BF16 TFLOPS a core, as AMX kernels reach in one GEMM
+/// (KTransformers: 21.3 TFLOPS on 32 cores), twice that in INT8.
+struct Box {
+  const char* word;
+  double gb_per_s, bf16_tflops;
 };
-constexpr Machine kMachines[] = {
-    {"gb300", "gb300-288g", "blackwell", 8000, 2500, 5000, 900, 298.0},  {"gb200", "gb200-186g", "blackwell", 8000, 2500, 5000, 900, 198.7},
-    {"b300", "b300-288g", "blackwell", 8000, 2250, 4500, 900, 298.0},    {"b200", "b200-180g", "blackwell", 8000, 2250, 4500, 900, 192.3},
-    {"h200", "h200-141g", "hopper", 4800, 989, 1979, 450, 150.8},        {"h100", "h100-80g", "hopper", 3350, 989, 1979, 450, 85.5},
-    {"h800", "h800-80g", "hopper", 3350, 989, 1979, 200, 85.5},          {"h20", "h20-96g", "hopper", 4000, 148, 296, 450, 102.6},
-    {"a800", "a800-80g", "ampere", 2039, 312, 0, 200, 85.9},             {"a100", "a100-80g", "ampere", 2039, 312, 0, 300, 85.9},
-    {"l40s", "l40s-48g", "ada", 864, 362, 733, 0, 48.3},                 {"l20", "l20-48g", "ada", 864, 119.5, 239, 0, 48.3},
-    // Whole boxes: memory of both sockets; AMX at 1024 BF16 FLOPs a cycle and core (2 x 128 cores at 2.2 GHz, 2 x 32 at 2.2 GHz).
-    {"6980p", "cpu", "cpu", 1690, 577, 1154, 0, 1500},                   {"6454s", "cpu", "cpu", 614, 144, 288, 0, 1000}};
+constexpr Box kBoxes[] = {{"6980p", 1690, 170}, {"6454s", 614, 42.6}};
 
 struct Options {
   std::string points = DSINFER_BENCH_DATA "/published_points.csv", config = DSINFER_BENCH_CONFIG, curves;
@@ -69,29 +66,18 @@ std::string lower(std::string text) {
 
 bool says(const std::string& text, const char* word) { return text.find(word) != std::string::npos; }
 
-/// "8x400G": NICs a node times gigabits; "100G": one.
-double nic_gb_per_s(const std::string& words, double gpus_per_node) {
-  const size_t g = words.find("0g");
-  if (g == std::string::npos) return 50;
-  size_t begin = g;
-  while (begin > 0 && std::isdigit(static_cast<unsigned char>(words[begin - 1]))) --begin;
-  const double gigabits = std::strtod(words.c_str() + begin, nullptr);
-  double nics = 1;
-  if (begin > 1 && words[begin - 1] == 'x') {
-    size_t first = begin - 1;
-    while (first > 0 && std::isdigit(static_cast<unsigned char>(words[first - 1]))) --first;
-    nics = std::strtod(words.c_str() + first, nullptr);
+/// "NVLink + 8x400G IB (CX7)" is "ib400x8" in the catalogue's words; a rack of NVLink is one link.
+std::string between_of(const std::string& words) {
+  if (says(words, "nvl72") || (says(words, "nvlink") && !says(words, "+"))) return "nvlink";
+  const char* kind = says(words, "tcp") || says(words, "ethernet") ? "socket" : says(words, "erdma") || says(words, "rdma") || says(words, "roce") ? "roce" : "ib";
+  std::string gigabits = "400", nics = "8";
+  for (size_t g = words.find("00g"); g != std::string::npos; g = std::string::npos) {
+    size_t begin = g + 2;
+    while (begin > 0 && std::isdigit(static_cast<unsigned char>(words[begin - 1]))) --begin;
+    gigabits = words.substr(begin, g + 2 - begin);
+    nics = begin > 1 && words[begin - 1] == 'x' ? std::string(1, words[begin - 2]) : "1";
   }
-  return gigabits / 8 * nics / gpus_per_node;
-}
-
-LinkKind between_of(const std::string& words, double gpus_per_node, const LinkKind& inside) {
-  if (says(words, "nvl72") || (says(words, "nvlink") && !says(words, "+"))) return inside;
-  LinkKind link;
-  link.transport = says(words, "tcp") || says(words, "ethernet") ? "socket" : says(words, "ib") ? "ib" : "roce";
-  link.gb_per_s = nic_gb_per_s(words, gpus_per_node);
-  link.latency_us = 5;
-  return link;
+  return kind + gigabits + "x" + nics;
 }
 
 /// CurveFamily::layer_fixed_us is of a captured graph with fused operations. Stacks of the day that launched more add this much to every layer:
@@ -105,35 +91,25 @@ double stack_us(const std::string& system) {
 
 std::optional<Setup> set_up(const Point& p, const ModelConfig& config, const std::shared_ptr<const Curves>& curves, std::string& why_not) {
   const std::string words = lower(p.gpu);
-  const auto found = std::find_if(std::begin(kMachines), std::end(kMachines), [&](const Machine& m) { return says(words, m.word); });
-  if (found == std::end(kMachines)) {
-    why_not = "another kind of machine, whose figures the catalogue does not have (" + p.gpu + ")";
+  const auto box = std::find_if(std::begin(kBoxes), std::end(kBoxes), [&](const Box& known) { return says(words, known.word); });
+  const auto found = std::find_if(std::begin(kGpus), std::end(kGpus), [&](const auto& known) { return says(words, known.first); });
+  if (box == std::end(kBoxes) && found == std::end(kGpus)) {
+    why_not = "another kind of machine, whose figures are not known here (" + p.gpu + ")";
     return std::nullopt;
   }
   Setup s;
-  GpuKind& gpu = s.fleet.gpu;
-  gpu.id = found->id;
-  gpu.curves = found->family;
-  gpu.memory_bytes = static_cast<int64_t>(found->memory_gb * 1e9);
-  gpu.memory_gb_per_s = found->gb_per_s;
-  gpu.bf16_tflops = found->bf16;
-  gpu.fp8_tflops = found->fp8;
-  gpu.fp8_units = found->fp8 > 0;
-  const bool host = s.fleet.gpu.curves == "cpu";
-  const double per_node = host ? static_cast<double>(p.shape.ranks()) : p.gpus_per_node;
-  s.fleet.nodes = static_cast<int>(std::max(std::ceil(p.nodes), 1.0));
-  s.fleet.gpus_per_node = static_cast<int>(std::max(per_node, 1.0));
-  s.fleet.inside = {"nvlink", "nvlink", found->nvlink, 1, Confidence::specification, ""};
-  if (found->nvlink <= 0) s.fleet.inside = {"pcie", "pcie", 32, 5, Confidence::specification, ""};
-  s.fleet.between = between_of(lower(p.interconnect), p.gpus_per_node, s.fleet.inside);
-  if (host) {  // a rank has its share of the sockets, of one socket where each runs its own instance
+  if (box != std::end(kBoxes)) {  // a rank has its share of the sockets, of one socket where each runs its own instance
     const double share = static_cast<double>(p.shape.ranks()) * (says(words, "2 instances") ? 2 : 1);
-    gpu.memory_gb_per_s /= share;
-    gpu.bf16_tflops /= share;
-    gpu.fp8_tflops /= share;
-    gpu.fp8_units = p.experts == "int8";
-    s.fleet.inside = {"memory", "memory", 100, 1, Confidence::specification, ""};
+    s.fleet = describe_fleet(Catalogue::shipped(), 1, static_cast<int>(p.shape.ranks()), "cpu", "");
+    s.fleet.gpu.memory_gb_per_s = box->gb_per_s / share;
+    s.fleet.gpu.bf16_tflops = box->bf16_tflops / share;
+    s.fleet.gpu.fp8_tflops = 2 * box->bf16_tflops / share;  // INT8
+    s.fleet.gpu.fp8_units = p.experts == "int8";
+  } else {
+    const int nodes = static_cast<int>(std::max(std::ceil(p.nodes), 1.0)), per_node = static_cast<int>(std::max(p.gpus_per_node, 1.0));
+    s.fleet = describe_fleet(Catalogue::shipped(), nodes, per_node, found->second, between_of(lower(p.interconnect)));
   }
+  const GpuKind& gpu = s.fleet.gpu;
   s.precisions = {p.weights, p.cache, 128};
   s.fleet.curves = curves;
   if (const double more = stack_us(p.system); more > 0) {
@@ -219,6 +195,16 @@ struct Predictor {
   /// Requests of equal length in a closed loop come and go together, and their prompts stand in a queue.
   double ttft_ms(double batch) const { return (batch + 1) / 2 * prompt_ms() + (batch > 1 ? decode(batch).total_ms / 2 : 0); }
 
+  /// Output tokens a second of one DP rank over a set of requests of mixed lengths, all offered at once: answers of exponential length, so that exp(-x) of them
+  /// still run after x mean lengths and the last alone. Short steps of the end count as much as full ones of the beginning.
+  double drained_rate(double held) const {
+    const double offered = std::max(1.0, p.batch / static_cast<double>(p.shape.dp)), last = std::log(offered) + 0.5772, dx = 0.05;
+    double decode_ms = 0;
+    for (double x = dx / 2; x < last; x += dx) decode_ms += dx * decode(std::clamp(offered * std::exp(-x), 1.0, held)).total_ms * std::max(1.0, offered * std::exp(-x) / held);
+    const double run_ms = decode_ms * p.output_len / p.accepted + offered * p.input_len * prefill_ms_per_token();
+    return offered * p.output_len / run_ms * 1e3;
+  }
+
   double predict() const {
     const double dp = static_cast<double>(p.shape.dp), ranks = static_cast<double>(p.shape.ranks());
     const double per_gpu = p.rate_gpus > 0 ? p.rate_gpus / ranks : 1;
@@ -226,7 +212,9 @@ struct Predictor {
     switch (p.metric) {
       case Metric::prefill_rate: return dp * 1e3 / prefill_ms_per_token() * per_gpu;
       case Metric::decode_rate: return dp * b * p.accepted * 1e3 / decode(b).total_ms * per_gpu;
-      case Metric::output_rate: return dp * b * 1e3 / (tpot_ms(b) + (p.output_len > 0 ? prompt_ms() / p.output_len : 0)) * per_gpu;
+      case Metric::output_rate:
+        if (p.mixed_lengths && p.batch > 64) return dp * drained_rate(b) * per_gpu;
+        return dp * b * 1e3 / (tpot_ms(b) + (p.output_len > 0 ? prompt_ms() / p.output_len : 0)) * per_gpu;
       case Metric::total_rate: return dp * b * 1e3 / (tpot_ms(b) + prompt_ms() / p.output_len) * per_gpu * (p.input_len + p.output_len) / p.output_len;
       case Metric::user_speed: return 1e3 / tpot_ms(b);
       case Metric::tpot: return tpot_ms(b);

@@ -126,7 +126,7 @@ void read_shape(const Row& row, Point& p) {
   const int64_t degree_ep = p.shape.ep;
   const std::string system = lower(p.system);
   const bool balanced = says_any(system, "deepseek online", "deepseek profile", "pd+ep", "wide-ep");
-  int64_t slots = balanced && degree_ep >= 32 ? 288 : 256;
+  int64_t slots = balanced && 288 % degree_ep == 0 && degree_ep >= 32 ? 288 : 256;
   slots = (slots + degree_ep - 1) / degree_ep * degree_ep;
   p.shape.redundant_experts = static_cast<int>(slots - 256);
   if (says_any(system, "balanced routing", "perfect eplb")) p.skew = 0;
@@ -138,6 +138,7 @@ void read_lengths(const Row& row, Point& p) {
   if (!input && p.metric != Metric::weights) throw Unsaid{"the input length is not stated (\"" + cell(row, "input_len") + "\")"};
   p.input_len = std::max(input.value_or(1), 1.0);
   p.output_len = number(cell(row, "output_len")).value_or(0);
+  p.mixed_lengths = says(in, "sharegpt");
   // A mean of the cache's length is what decode reads; as if half of an answer of no length were written.
   if (says_any(in, "avg kv", "kv ")) p.output_len = 0;
 }

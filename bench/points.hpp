@@ -34,6 +34,7 @@ struct Point {
   std::string interconnect;
   dsinfer::Shape shape;
   double input_len = 0, output_len = 0;
+  bool mixed_lengths = false;     ///< a set of conversations, of which these are the means
   double batch = 0;               ///< over all DP ranks; 0 = what memory holds
   double chunk = 0;               ///< prompt tokens per GPU in a prefill step; 0: not said
   int drafts = 0;

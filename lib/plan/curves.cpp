@@ -36,7 +36,8 @@ constexpr std::array kLinkFields = {
     Field<LinkCurves>{"pcie_fixed_us", &LinkCurves::pcie_fixed_us}, Field<LinkCurves>{"pcie_share", &LinkCurves::pcie_share},
     Field<LinkCurves>{"pcie_crowding", &LinkCurves::pcie_crowding}, Field<LinkCurves>{"between_share", &LinkCurves::between_share},
     Field<LinkCurves>{"socket_share", &LinkCurves::socket_share}, Field<LinkCurves>{"socket_fixed_us", &LinkCurves::socket_fixed_us},
-    Field<LinkCurves>{"low_latency_fixed_us", &LinkCurves::low_latency_fixed_us}, Field<LinkCurves>{"low_latency_share", &LinkCurves::low_latency_share},
+    Field<LinkCurves>{"low_latency_fixed_us", &LinkCurves::low_latency_fixed_us}, Field<LinkCurves>{"low_latency_hop_us", &LinkCurves::low_latency_hop_us},
+    Field<LinkCurves>{"low_latency_share", &LinkCurves::low_latency_share},
     Field<LinkCurves>{"normal_fixed_us", &LinkCurves::normal_fixed_us}, Field<LinkCurves>{"normal_eager_us", &LinkCurves::normal_eager_us},
     Field<LinkCurves>{"normal_share", &LinkCurves::normal_share}, Field<LinkCurves>{"normal_between_share", &LinkCurves::normal_between_share},
     Field<LinkCurves>{"overlap", &LinkCurves::overlap}};

@@ -32,7 +32,7 @@ struct LinkCurves {
   double nccl_fixed_us = 0, nccl_share = 0, nccl_hop_us = 0;
   double pcie_fixed_us = 0, pcie_share = 0, pcie_crowding = 0;
   double between_share = 0, socket_share = 0, socket_fixed_us = 0;
-  double low_latency_fixed_us = 0, low_latency_share = 0;
+  double low_latency_fixed_us = 0, low_latency_hop_us = 0, low_latency_share = 0;
   double normal_fixed_us = 0, normal_eager_us = 0, normal_share = 0, normal_between_share = 0;
   double overlap = 0;
 };

@@ -19,13 +19,20 @@ class Decode {
     const double tokens = sequences_ * queries;
     m_.attention_projections(one, tokens);
     m_.absorbed_core(one, sequences_, queries, context_);
-    m_.feed_forward(one, moe, tokens, skew_);
+    m_.feed_forward(one, moe, tokens, skew_, m_.shape.dp > 1);
     m_.small_operations(one, tokens);
     m_.all_reduces(one, tokens, algorithms);
-    if (moe) m_.exchange(one, tokens, true, algorithms);
+    if (moe) {
+      m_.exchange(one, tokens, true, algorithms);
+      // The exchange occupies no SM, and the shared expert needs nothing of it: the longer of both counts.
+      Tally shared;
+      m_.shared_expert(shared, tokens);
+      one.hide_exchange(std::min(shared.total(), one.part(Part::all_to_all)));
+    }
     Tally all;
     all.add(one, repeats);
-    if (repeats > 1) hide(all);
+    const double exchanged = all.part(Part::all_to_all);
+    if (repeats > 1) all.hide_exchange(m_.curves.links.overlap * std::min(exchanged, all.total() - exchanged));
     return all;
   }
 
@@ -52,15 +59,6 @@ class Decode {
   }
 
  private:
-  void hide(Tally& t) const {
-    const double exchanged = t.part(Part::all_to_all);
-    if (exchanged <= 0) return;
-    const double hidden = m_.curves.links.overlap * std::min(exchanged, t.total() - exchanged);
-    const double left = (exchanged - hidden) / exchanged;
-    t.parts[static_cast<size_t>(Part::all_to_all)] *= left;
-    for (const Bound r : {Bound::exchange_inside, Bound::exchange_between}) t.reasons[static_cast<size_t>(r)] *= left;
-  }
-
   const StepModel& m_;
   double sequences_, context_, queries_, skew_;
 };

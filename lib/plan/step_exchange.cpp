@@ -49,27 +49,25 @@ struct Choice {
 
 Choice cheaper(const Choice& a, const Choice& b) { return b.us < a.us ? b : a; }
 
-Choice reduce_inside(double bytes, double ranks, const Group& g, const StepModel& m) {
+// A collective library's ring or tree; between nodes: reduce-scatter inside, exchange among the GPUs of one index over their own NICs, gather inside.
+double library_all_reduce(double bytes, const Group& g, const StepModel& m) {
   const LinkCurves& l = m.curves.links;
-  const double steps = 2 * (ranks - 1) / ranks * bytes;
-  if (is_host(m.fleet.gpu)) return {g.inside_latency + steps / g.inside_rate, "shared memory"};
-  if (!g.nvlink) return {l.pcie_fixed_us + g.inside_latency + steps / g.inside_rate, "ring"};
-  const double direct = g.inside_rate * l.direct_share;
-  Choice best{l.one_shot_fixed_us + g.inside_latency + (ranks - 1) * bytes / direct, "one-shot"};
-  best = cheaper(best, {l.two_shot_fixed_us + g.inside_latency + steps / direct, "two-shot"});
-  return cheaper(best, {l.nccl_fixed_us + g.inside_latency + steps / (g.inside_rate * l.nccl_share), "ring"});
-}
-
-// Between nodes: reduce-scatter inside, exchange among the GPUs of one index over their own NICs, gather inside.
-Choice all_reduce(double bytes, const Group& g, const StepModel& m) {
-  if (g.ranks <= 1) return {};
-  if (g.nodes <= 1) return reduce_inside(bytes, g.ranks, g, m);
-  const LinkCurves& l = m.curves.links;
+  const double fixed = is_host(m.fleet.gpu) ? 0 : g.nvlink ? l.nccl_fixed_us : l.pcie_fixed_us;
+  const double local = g.inside > 1 ? 2 * (g.inside - 1) / g.inside * bytes / (g.inside_rate * (g.nvlink ? l.nccl_share : 1)) : 0;
+  if (g.nodes <= 1) return fixed + g.inside_latency + local;
   const double hops = 2 * std::ceil(std::log2(g.nodes));
   const double wire = 2 * (g.nodes - 1) / g.nodes * (bytes / g.inside) / g.between_rate;
-  const double fixed = g.nvlink ? l.nccl_fixed_us : l.pcie_fixed_us;
-  const double local = g.inside > 1 ? 2 * (g.inside - 1) / g.inside * bytes / (g.inside_rate * (g.nvlink ? l.nccl_share : 1)) : 0;
-  return {fixed + g.inside_latency + hops * (g.between_latency + l.nccl_hop_us) + local + wire, "hierarchical ring"};
+  return fixed + g.inside_latency + hops * (g.between_latency + l.nccl_hop_us) + local + wire;
+}
+
+Choice all_reduce(double bytes, const Group& g, const StepModel& m) {
+  if (g.ranks <= 1) return {};
+  const LinkCurves& l = m.curves.links;
+  Choice best{library_all_reduce(bytes, g, m), g.nodes > 1 ? "hierarchical ring" : is_host(m.fleet.gpu) ? "shared memory" : "ring"};
+  if (g.nodes > 1 || !g.nvlink) return best;
+  const double direct = g.inside_rate * l.direct_share;
+  best = cheaper(best, {l.one_shot_fixed_us + g.inside_latency + (g.ranks - 1) * bytes / direct, "one-shot"});
+  return cheaper(best, {l.two_shot_fixed_us + g.inside_latency + 2 * (g.ranks - 1) / g.ranks * bytes / direct, "two-shot"});
 }
 
 // Nodes that hold an expert of a token. With group-limited routing over whole groups a node: hypergeometric; else experts as drawn one by one.
@@ -105,7 +103,7 @@ void StepModel::exchange(Tally& tally, double tokens, bool captured, std::map<st
   const double away = 1 - 1 / g.nodes;
 
   // Low latency: each copy goes straight to its expert's rank.
-  const double start = l.low_latency_fixed_us + g.inside_latency + (g.nodes > 1 ? g.between_latency * (1 + std::log2(g.nodes)) : 0);
+  const double start = l.low_latency_fixed_us + g.inside_latency + (g.nodes > 1 ? (g.between_latency + l.low_latency_hop_us) * (1 + std::log2(g.nodes) / 2) : 0);
   const double near = (1 - away) * (1 - 1 / g.inside) * copies * sent * there_and_back / (g.inside_rate * l.low_latency_share);
   const double far = g.nodes > 1 ? away * copies * sent * there_and_back / g.between_rate : 0;
   Choice best{2 * start + std::max(near, far), "low-latency"};
@@ -117,9 +115,8 @@ void StepModel::exchange(Tally& tally, double tokens, bool captured, std::map<st
   const double remote = g.nodes > 1 ? reached * away * sent * there_and_back / (g.between_rate * l.normal_between_share) : 0;
   best = cheaper(best, {2 * (start - l.low_latency_fixed_us + (captured ? l.normal_eager_us : l.normal_fixed_us)) + std::max(fan_out, remote), "normal"});
 
-  // All tokens to all ranks, partial sums back: an all-reduce of the whole group's tokens in two halves.
-  const Choice gather = all_reduce(tokens * dp * hidden * 2, g, *this);
-  best = cheaper(best, {gather.us, "all-gather + reduce-scatter"});
+  // All tokens to all ranks, partial sums back: the two halves of a ring all-reduce of the whole group's tokens, each a collective of its own.
+  best = cheaper(best, {library_all_reduce(tokens * dp * hidden * 2, g, *this) + (g.nvlink ? l.nccl_fixed_us : l.pcie_fixed_us), "all-gather + reduce-scatter"});
   tally.add(Part::all_to_all, g.nodes > 1 ? Bound::exchange_between : Bound::exchange_inside, best.us);
   if (algorithms) (*algorithms)["all_to_all"] = best.algorithm;
 }

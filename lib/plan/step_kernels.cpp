@@ -28,6 +28,9 @@ AttentionWeights attention_weights(const ModelConfig& c) {
 // The largest of n draws from a normal law lies about this many deviations above the mean: sqrt(2 ln n), less the correction that matters at tens of ranks.
 double deviations_of_the_busiest(double n) { return n > 1 ? 0.75 * std::sqrt(2 * std::log(n)) : 0; }
 
+// Of a row's traffic (gather 1 byte, write 2, weighted sum 2) what is left where the exchange gathers and sums: the write.
+constexpr double kDelivered = 2.0 / 5;
+
 }  // namespace
 
 double StepModel::stream_us(double bytes, double share) const { return bytes / (fleet.gpu.memory_gb_per_s * 1e3 * share); }
@@ -69,7 +72,7 @@ void StepModel::prefill_core(Tally& tally, double tokens, double context) const 
   tally.add(Part::attention, load >= multiply ? Bound::cache : Bound::core_math, std::max(load, multiply));
 }
 
-void StepModel::routed_experts(Tally& tally, double tokens, double skew) const {
+void StepModel::routed_experts(Tally& tally, double tokens, double skew, bool delivered) const {
   const double hidden = static_cast<double>(config.hidden_size), experts = static_cast<double>(config.n_routed_experts), top = static_cast<double>(config.num_experts_per_tok);
   const double group_tokens = tokens * dp;
   const double here = (experts + shape.redundant_experts) / ep;
@@ -82,15 +85,22 @@ void StepModel::routed_experts(Tally& tally, double tokens, double skew) const {
   const double load = stream_us(touched * weights * numerics.experts.bytes, family.expert_stream);
   const double multiply = math_us(2 * rows * weights, numerics.experts.tflops, family.gemm_share, family.gemm_bytes_per_flop);
   tally.add(Part::experts, load >= multiply ? Bound::expert_weights : Bound::expert_math, std::hypot(load, multiply));
-  tally.add(Part::experts, Bound::traffic, stream_us(rows * hidden * family.row_traffic, family.weight_stream));
+  tally.add(Part::experts, Bound::traffic, stream_us(rows * hidden * family.row_traffic * (delivered ? kDelivered : 1), family.weight_stream));
   tally.add(Part::experts, Bound::launches, family.experts_fixed_us);
 }
 
-void StepModel::feed_forward(Tally& tally, bool moe, double tokens, double skew) const {
-  const double hidden = static_cast<double>(config.hidden_size);
-  if (moe) routed_experts(tally, tokens, skew);
-  const double width = static_cast<double>(moe ? config.n_shared_experts * config.moe_intermediate_size : config.intermediate_size);
-  if (width > 0) gemm(tally, moe ? Part::experts : Part::dense, 3 * hidden * width / tp, numerics.dense, tokens, Bound::other_weights, Bound::other_math);
+void StepModel::shared_expert(Tally& tally, double tokens) const {
+  const double width = static_cast<double>(config.n_shared_experts * config.moe_intermediate_size);
+  if (width > 0) gemm(tally, Part::experts, 3 * static_cast<double>(config.hidden_size) * width / tp, numerics.dense, tokens, Bound::other_weights, Bound::other_math);
+}
+
+void StepModel::feed_forward(Tally& tally, bool moe, double tokens, double skew, bool delivered) const {
+  if (moe) {
+    routed_experts(tally, tokens, skew, delivered);
+    shared_expert(tally, tokens);
+  } else {
+    gemm(tally, Part::dense, 3 * static_cast<double>(config.hidden_size * config.intermediate_size) / tp, numerics.dense, tokens, Bound::other_weights, Bound::other_math);
+  }
 }
 
 void StepModel::head(Tally& tally, double tokens) const {

@@ -47,6 +47,14 @@ void Tally::add(const Tally& other, double times) {
   for (size_t i = 0; i < reasons.size(); ++i) reasons[i] += times * other.reasons[i];
 }
 
+void Tally::hide_exchange(double us) {
+  double& exchange = parts[static_cast<size_t>(Part::all_to_all)];
+  if (exchange <= 0) return;
+  const double left = (exchange - us) / exchange;
+  exchange *= left;
+  for (const Bound b : {Bound::exchange_inside, Bound::exchange_between}) reasons[static_cast<size_t>(b)] *= left;
+}
+
 double Tally::total() const { return std::accumulate(parts.begin(), parts.end(), 0.0); }
 
 StepModel::StepModel(const ModelConfig& config_, const Numerics& numerics_, const Shape& shape_, const Fleet& fleet_)
@@ -100,6 +108,8 @@ void check_step(const ModelConfig& config, const Numerics& numerics, const Shape
   need(std::isfinite(at.skew), "skew", at.skew, "a number");
   need(shape.redundant_experts >= 0, "redundant_experts", shape.redundant_experts, "at least 0");
   need(shape.pp <= config.num_hidden_layers, "pp", static_cast<double>(shape.pp), "at most the number of layers");
+  const double ranks = static_cast<double>(shape.tp) * static_cast<double>(shape.pp) * static_cast<double>(shape.dp);
+  need(ranks <= 1e15, "tp × pp × dp", ranks, "at most 10^15");  // products of degrees stay below 2^63
   need_rate("memory_gb_per_s", fleet.gpu.memory_gb_per_s);
   need_rate("bf16_tflops", fleet.gpu.bf16_tflops);
   need_rate("core_tflops", numerics.core_tflops);

@@ -30,7 +30,7 @@ enum class Bound { attention_weights, cache, core_math, expert_weights, expert_m
                     reduce_inside, reduce_between, hop, waiting, launches, count };
 
 /// Microseconds by part; the same once more by what they are spent on.
-struct Tally {
+struct DSINFER_INTERNAL Tally {
   std::array<double, static_cast<size_t>(Part::count)> parts{};
   std::array<double, static_cast<size_t>(Bound::count)> reasons{};
   void add(Part part, Bound reason, double us) {
@@ -38,12 +38,14 @@ struct Tally {
     reasons[static_cast<size_t>(reason)] += us;
   }
   void add(const Tally& other, double times);
+  /// Takes `us` from the exchange: it flew while something else was computed.
+  void hide_exchange(double us);
   double part(Part p) const { return parts[static_cast<size_t>(p)]; }
   double total() const;
 };
 
 /// Everything that the formulas look at. Borrowed; lives as long as a call.
-struct StepModel {
+struct DSINFER_INTERNAL StepModel {
   StepModel(const ModelConfig& config, const Numerics& numerics, const Shape& shape, const Fleet& fleet);
   const ModelConfig& config;
   const Numerics& numerics;
@@ -61,8 +63,10 @@ struct StepModel {
   void attention_projections(Tally& tally, double tokens) const;
   void absorbed_core(Tally& tally, double sequences, double queries, double context) const;
   void prefill_core(Tally& tally, double tokens, double context) const;
-  void routed_experts(Tally& tally, double tokens, double skew) const;
-  void feed_forward(Tally& tally, bool moe, double tokens, double skew) const;
+  /// `delivered`: the exchange lays rows out by expert and sums what comes back, as low-latency kernels do.
+  void routed_experts(Tally& tally, double tokens, double skew, bool delivered) const;
+  void feed_forward(Tally& tally, bool moe, double tokens, double skew, bool delivered) const;
+  void shared_expert(Tally& tally, double tokens) const;
   void head(Tally& tally, double tokens) const;
   /// Norms, quantisation, residual: bytes outside GEMMs.
   void small_operations(Tally& tally, double tokens) const;

@@ -10,18 +10,14 @@ Tally prefill_layer(const StepModel& m, bool moe, double tokens, double context,
   Tally t;
   m.attention_projections(t, tokens);
   m.prefill_core(t, tokens, context);
-  m.feed_forward(t, moe, tokens, skew);
+  m.feed_forward(t, moe, tokens, skew, false);
   m.small_operations(t, tokens);
   m.all_reduces(t, tokens, algorithms);
   if (!moe) return t;
   m.exchange(t, tokens, false, algorithms);
   // Two halves of the chunk, each computed while the other is exchanged. What is hidden is taken from the exchange.
   const double exchanged = t.part(Part::all_to_all);
-  if (exchanged > 0) {
-    const double left = (exchanged - m.curves.links.overlap * std::min(exchanged, t.total() - exchanged)) / exchanged;
-    t.parts[static_cast<size_t>(Part::all_to_all)] *= left;
-    for (const Bound r : {Bound::exchange_inside, Bound::exchange_between}) t.reasons[static_cast<size_t>(r)] *= left;
-  }
+  t.hide_exchange(m.curves.links.overlap * std::min(exchanged, t.total() - exchanged));
   return t;
 }
 
@@ -47,7 +43,7 @@ StepTime prefill_step(const ModelConfig& config, const Numerics& numerics, const
     stage.add(dense, static_cast<double>(stages[s] - experts));
     if (s > 0) stage.add(Part::pipeline, Bound::hop, model.hop_us(tokens, static_cast<int64_t>(s)));
     if (s + 1 == stages.size()) {
-      model.head(stage, std::max(tokens / context, 1.0));  // the last position of each prompt
+      model.head(stage, 1);  // the last position of each prompt: few rows, so that the matrix's bytes decide
       stage.add(Part::other, Bound::launches, model.family.step_fixed_us);
     }
     // The host launches layer by layer and runs ahead of the device, unless the chunk is so small that the device waits for it.
