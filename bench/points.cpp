@@ -68,12 +68,14 @@ void refuse_by_kind(const Row& row) {
 
 void read_metric(const Row& row, Point& p) {
   const std::string metric = lower(cell(row, "metric")), unit = lower(cell(row, "unit"));
-  const auto value = number(cell(row, "value"));
+  std::string digits = cell(row, "value");
+  std::erase(digits, ',');
+  const auto value = number(digits);
   if (!value || *value <= 0) throw Unsaid{"the value is not a number"};
   p.value = *value;
   if (says(metric, "weights memory")) p.metric = Metric::weights;
   else if (says(metric, "tpot") && unit == "ms") p.metric = Metric::tpot;
-  else if (says(metric, "itl") && unit == "ms") p.metric = Metric::tpot;
+  else if (says_any(metric, "itl", "inter-token") && unit == "ms") p.metric = Metric::tpot;
   else if (says(metric, "ttft") && unit == "ms") p.metric = Metric::ttft;
   else if (says(unit, "/user") || says_any(metric, "per user", "decode speed", "output speed")) p.metric = Metric::user_speed;
   else if (says(metric, "total token throughput")) p.metric = Metric::total_rate;
