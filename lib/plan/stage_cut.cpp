@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 
 #include "dsinfer/error.hpp"
@@ -25,17 +24,16 @@ class StageCutter {
 
   bool possible() const { return stages_ >= 1 && stages_ <= layers_; }
   int64_t layers() const { return layers_; }
+  int64_t stages() const { return stages_; }
 
   // Bytes of a stage of layers begin … end-1.
   int64_t stage_bytes(int64_t begin, int64_t end) const {
     return bytes_before_[static_cast<size_t>(end)] - bytes_before_[static_cast<size_t>(begin)] + (begin == 0 ? embedding_ : 0) + (end == layers_ ? head_ : 0);
   }
 
-  using Fits = std::function<bool(int64_t begin, int64_t end)>;
-
-  // Whether stages that all fit cover the layers. `fits` holds for a part of every stage that it holds for, so the fewest stages come from filling each,
+  // Whether stages that all fit cover the layers. `fits(begin, end)` holds for a part of every stage that it holds for, so the fewest stages come from filling each,
   // and splitting them makes any larger number.
-  bool coverable(const Fits& fits) const {
+  template <class Fits> bool coverable(const Fits& fits) const {
     int64_t begin = 0;
     for (int64_t stage = 0; stage < stages_; ++stage) {
       int64_t end = begin;
@@ -48,7 +46,7 @@ class StageCutter {
   }
 
   // Of the cuts whose stages all fit, the most even in bytes (least sum of squares), and of those the first in the order of their numbers.
-  std::vector<int64_t> most_even(const Fits& fits) {
+  template <class Fits> std::vector<int64_t> most_even(const Fits& fits) {
     for (int64_t begin = 0, end = 0; begin < layers_; ++begin) {
       end = std::max(end, begin);
       while (end < layers_ && fits(begin, end + 1)) ++end;
@@ -98,7 +96,7 @@ class StageCutter {
 };
 
 // The least value in low … high that passes; `passes` holds from some value on, and for high.
-int64_t least(int64_t low, int64_t high, const std::function<bool(int64_t)>& passes) {
+template <class Passes> int64_t least(int64_t low, int64_t high, const Passes& passes) {
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
     if (passes(middle)) high = middle; else low = middle + 1;
@@ -107,8 +105,9 @@ int64_t least(int64_t low, int64_t high, const std::function<bool(int64_t)>& pas
 }
 
 // The bound on a stage's bytes under which the layers can be cut, `fits` holding too.
-int64_t lightest_fullest(const StageCutter& cutter, const StageCutter::Fits& fits) {
-  return least(0, cutter.stage_bytes(0, cutter.layers()), [&](int64_t most) {
+template <class Fits> int64_t lightest_fullest(const StageCutter& cutter, const Fits& fits) {
+  const int64_t whole = cutter.stage_bytes(0, cutter.layers());
+  return least(whole / cutter.stages(), whole, [&](int64_t most) {
     return cutter.coverable([&](int64_t begin, int64_t end) { return cutter.stage_bytes(begin, end) <= most && fits(begin, end); });
   });
 }
