@@ -68,9 +68,9 @@ std::string lower(std::string text) {
 
 bool says(const std::string& text, const char* word) { return text.find(word) != std::string::npos; }
 
-/// "NVLink + 8x400G IB (CX7)" is "ib400x8" in the catalogue's words; a rack of NVLink is one link.
-std::string between_of(const std::string& words) {
-  if (says(words, "nvl72") || (says(words, "nvlink") && !says(words, "+"))) return "nvlink";
+/// "NVLink + 8x400G IB (CX7)" is "ib400x8" in the catalogue's words, as is a network that is not named; a rack of NVLink is one link.
+std::string between_of(const std::string& words, const std::string& gpu) {
+  if (says(words, "nvl72") || (says(words, "nvlink") && !says(words, "+") && gpu.starts_with("gb"))) return "nvlink";
   const char* kind = says(words, "tcp") || says(words, "ethernet") ? "socket" : says(words, "erdma") || says(words, "rdma") || says(words, "roce") ? "roce" : "ib";
   std::string gigabits = "400", nics = "8";
   for (size_t g = words.find("00g"); g != std::string::npos; g = std::string::npos) {
@@ -113,7 +113,7 @@ std::optional<Setup> set_up(const Point& p, const ModelConfig& config, const std
     }
   } else {
     const int nodes = static_cast<int>(std::max(std::ceil(p.nodes), 1.0)), per_node = static_cast<int>(std::max(p.gpus_per_node, 1.0));
-    s.fleet = describe_fleet(Catalogue::shipped(), nodes, per_node, found->second, between_of(lower(p.interconnect)));
+    s.fleet = describe_fleet(Catalogue::shipped(), nodes, per_node, found->second, between_of(lower(p.interconnect), found->second));
   }
   const GpuKind& gpu = s.fleet.gpu;
   s.precisions = {p.weights, p.cache, 128};
@@ -147,10 +147,11 @@ struct Predictor {
   double decode_context() const { return p.input_len + p.output_len / 2; }
 
   OperatingPoint at(double batch, double context, double chunk) const {
+    const auto whole = [](double x) { return std::llround(std::clamp(x, 1.0, 1e12)); };
     OperatingPoint o;
-    o.batch = std::max<int64_t>(1, std::llround(batch));
-    o.context = std::max<int64_t>(1, std::llround(context));
-    o.chunk = std::max<int64_t>(1, std::llround(chunk));
+    o.batch = whole(batch);
+    o.context = whole(context);
+    o.chunk = whole(chunk);
     o.draft_tokens = p.drafts;
     o.skew = p.skew;
     return o;
@@ -417,14 +418,21 @@ int run(const Options& options) {
   for (const points::Row& row : rows) {
     points::Understood u = points::understand(row);
     std::optional<Setup> setup;
-    if (u.point) setup = set_up(*u.point, config, curves, u.why_not);
+    Scored s;
+    try {
+      if (u.point) setup = set_up(*u.point, config, curves, u.why_not);
+      if (setup) {
+        s.point = *u.point;
+        s.predicted = Predictor{config, s.point, *setup}.predict();
+      }
+    } catch (const Error& e) {  // a plan or machine that the solver refuses
+      setup.reset();
+      u.why_not = e.what();
+    }
     if (!setup) {
       if (!options.quiet) fmt::print("{:<6}{:<34.33}not scored: {}\n", row.at("id"), row.at("system"), u.why_not);
       continue;
     }
-    Scored s;
-    s.point = *u.point;
-    s.predicted = Predictor{config, s.point, *setup}.predict();
     s.group = group_of(s.point, setup->fleet);
     if (!options.quiet)
       fmt::print("{:<6}{:<34.33}{:<12.11}{:<36.35}{:>10.5g} predicted {:>9.5g} {:<10}{:>+7.1f}%  {}\n", s.point.id, s.point.system, s.point.gpu, row.at("metric"), s.point.value, s.predicted,

@@ -185,10 +185,10 @@ std::vector<Row> read_csv(const std::string& path) {
     if (header.empty()) { header = std::move(cells); continue; }
     if (cells.size() > header.size()) throw Error(Error::bad_format, where + ": " + std::to_string(cells.size()) + " cells, the header has " + std::to_string(header.size()));
     Row row;
-    for (size_t i = 0; i < cells.size(); ++i) row[header[i]] = cells[i];
+    for (size_t i = 0; i < header.size(); ++i) row[header[i]] = i < cells.size() ? cells[i] : "";
     rows.push_back(std::move(row));
   }
-  for (const char* column : {"id", "metric", "value", "gpu"})
+  for (const char* column : {"id", "system", "gpu", "metric", "value", "unit"})
     if (std::find(header.begin(), header.end(), column) == header.end()) throw Error(Error::bad_format, path + ": no column \"" + column + "\"");
   return rows;
 }
