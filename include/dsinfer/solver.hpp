@@ -188,21 +188,37 @@ struct Advice {
   std::string plan;                            ///< what would then run
 };
 
+/// Prefill on some GPUs and decode on others, each with its own plan and replicas.
+struct SplitRoles {
+  PlanAnswer prefill, decode;
+  double requests_per_s = 0, tokens_per_s = 0, tokens_per_s_per_gpu = 0;  ///< per GPU of the fleet
+  std::string why;
+};
+
 struct DSINFER_API SolveAnswer {
   bool feasible = false;
-  std::vector<PlanAnswer> plans;               ///< best first, `top` at most; when judging, the one
+  std::vector<PlanAnswer> plans;               ///< best first, `top` at most; when judging, the one. If nothing fits: the closest, not feasible
   std::vector<PlanAnswer> pareto;              ///< throughput per GPU against speed per user, 8 at most
   std::vector<RejectedPlan> rejected;
   std::vector<Advice> advice;
+  std::optional<SplitRoles> roles;             ///< where asked for and better
   Fleet fleet;
-  SolveRequest request;
-  int64_t plans_considered = 0;
+  SolveRequest request;                        ///< precision and cache as they were settled
+  int64_t plans_considered = 0, plans_legal = 0, plans_fitting = 0;
 
   std::string to_json() const;
   std::string text() const;
   /// The Pareto picture, self-contained.
   std::string svg() const;
 };
+
+/// "fp8", "fp8_bf16", "bf16", "int4"; "bf16", "fp8", "fp8_scaled"; "measured", …; static.
+DSINFER_API const char* precision_name(Precision precision);
+DSINFER_API const char* cache_precision_name(CachePrecision precision);
+DSINFER_API const char* confidence_name(Confidence confidence);
+/// The reverse. Throws invalid_argument naming the word and those that there are.
+DSINFER_API Precision parse_precision(std::string_view word);
+DSINFER_API CachePrecision parse_cache_precision(std::string_view word);
 
 /// Searches (or judges) and explains. Throws invalid_argument naming the field for nonsense; an infeasible question is an answer, not an error.
 DSINFER_API SolveAnswer solve(const ModelConfig& config, const Fleet& fleet, const SolveRequest& request);
