@@ -174,6 +174,88 @@ typedef struct dsinfer_rank_memory {
 DSINFER_CAPI dsinfer_status dsinfer_plan_rank_memory(const dsinfer_plan* plan, const char* folder, int32_t world_rank,
                                                      dsinfer_rank_memory* memory);
 
+/* ---- Solver: which plan for which machines ------------------------------------------------------------------------ */
+
+typedef struct dsinfer_fleet dsinfer_fleet; /* machines as the solver sees them; immutable; any thread */
+
+/* nodes × gpus_per_node of one kind ("h20-96g"), joined by `between` ("roce400x8"), inside a node by `inside` (NULL: what the GPU has).
+ * `catalogue`: path of a JSON file with more kinds, or NULL. INVALID_ARGUMENT, NOT_FOUND name the field and the kinds that there are. */
+DSINFER_CAPI dsinfer_status dsinfer_fleet_describe(int32_t nodes, int32_t gpus_per_node, const char* gpu, const char* between,
+                                                   const char* inside, const char* catalogue, dsinfer_fleet** fleet);
+/* From a cluster in JSON, discovered or stored. */
+DSINFER_CAPI dsinfer_status dsinfer_fleet_from_cluster_json(dsinfer_text json, const char* catalogue, dsinfer_fleet** fleet);
+DSINFER_CAPI void dsinfer_fleet_destroy(dsinfer_fleet* fleet);
+
+enum { DSINFER_OBJECTIVE_THROUGHPUT = 0, DSINFER_OBJECTIVE_LATENCY = 1 };
+typedef struct dsinfer_solve_request {
+  uint64_t struct_size;
+  int64_t input_len, output_len; /* tokens of a request */
+  int64_t concurrency;           /* requests in flight; 0: as many as memory and limits allow */
+  double rate;                   /* requests a second to sustain; 0: not asked */
+  double prefix_hit;             /* share of the input found in the cache, 0 … 1 */
+  const char* precision;         /* "fp8", "fp8_bf16", "bf16", "int4"; NULL: the checkpoint's, as the GPU can compute it */
+  const char* cache;             /* "bf16", "fp8", "fp8_scaled"; NULL: bf16 */
+  double utilization;            /* of the memory that the driver reports; 0.95 at most */
+  int64_t max_len;               /* a DP rank has to hold one sequence of this length */
+  int64_t overhead_bytes;        /* in place of our own sum of activations, buffers and context; 0: our own */
+  double ttft_ms, tpot_ms;       /* limits; 0: none */
+  const char* judge;             /* judge this plan alone: "tp=8,pp=2"; NULL: search */
+  double draft_acceptance;       /* with prediction_layer: tokens accepted a step beyond the first */
+  int32_t objective;             /* DSINFER_OBJECTIVE_… */
+  int32_t prediction_layer;
+  int32_t redundant_experts;
+  int32_t split_roles;
+  int32_t top;                   /* plans in the answer */
+  int32_t reserved;              /* 0 */
+} dsinfer_solve_request;
+#define DSINFER_SOLVE_REQUEST_INIT \
+  {sizeof(dsinfer_solve_request), 2048, 512, 0, 0.0, 0.0, NULL, NULL, 0.9, 4096, 0, 0.0, 0.0, NULL, 0.0, 0, 0, 0, 0, 5, 0}
+
+typedef struct dsinfer_answer dsinfer_answer; /* immutable; any thread */
+
+/* Searches or judges. An infeasible question is an answer, not an error; INVALID_ARGUMENT names the field that makes no sense. Any thread. */
+DSINFER_CAPI dsinfer_status dsinfer_solve(const dsinfer_config* config, const dsinfer_fleet* fleet, const dsinfer_solve_request* request,
+                                          dsinfer_answer** answer);
+/* How many nodes like the fleet's first the request's rate needs, max_nodes at most; the answer's plans are for that many. Any thread. */
+DSINFER_CAPI dsinfer_status dsinfer_solve_nodes(const dsinfer_config* config, const dsinfer_fleet* fleet, const dsinfer_solve_request* request,
+                                                int32_t max_nodes, dsinfer_answer** answer);
+DSINFER_CAPI void dsinfer_answer_destroy(dsinfer_answer* answer);
+
+/* 1 if a plan fits; plans in the answer, best first; nodes and GPUs that it is for. 0 for NULL. Any thread. */
+DSINFER_CAPI int32_t dsinfer_answer_feasible(const dsinfer_answer* answer);
+DSINFER_CAPI int32_t dsinfer_answer_num_plans(const dsinfer_answer* answer);
+DSINFER_CAPI int32_t dsinfer_answer_nodes(const dsinfer_answer* answer);
+/* Plan i, a new handle. */
+DSINFER_CAPI dsinfer_status dsinfer_answer_plan(const dsinfer_answer* answer, int32_t i, dsinfer_plan** plan);
+
+/* Of the fullest rank. Set struct_size (the _INIT macro does), the call fills the rest. */
+typedef struct dsinfer_plan_memory {
+  uint64_t struct_size;
+  int64_t budget_bytes, weights_bytes_max, overhead_bytes;
+  int64_t room_bytes; /* negative: does not fit */
+  int64_t cache_bytes_per_token_max, kv_tokens_per_dp_rank;
+} dsinfer_plan_memory;
+#define DSINFER_PLAN_MEMORY_INIT {sizeof(dsinfer_plan_memory), 0, 0, 0, 0, 0, 0}
+DSINFER_CAPI dsinfer_status dsinfer_answer_memory(const dsinfer_answer* answer, int32_t i, dsinfer_plan_memory* memory);
+
+enum { DSINFER_CONFIDENCE_SPECIFICATION = 0, DSINFER_CONFIDENCE_INTERPOLATED = 1, DSINFER_CONFIDENCE_MEASURED = 2 };
+/* All zero for a plan that does not fit. Set struct_size (the _INIT macro does), the call fills the rest. */
+typedef struct dsinfer_prediction {
+  uint64_t struct_size;
+  double ttft_ms, tpot_ms, tokens_per_s, tokens_per_s_per_gpu, prefill_tokens_per_s, requests_per_s;
+  int64_t batch_per_dp_rank, concurrency, chunk_tokens;
+  int32_t feasible, meets_limits;
+  int32_t confidence; /* DSINFER_CONFIDENCE_… of tpot_ms */
+  int32_t reserved;
+} dsinfer_prediction;
+#define DSINFER_PREDICTION_INIT {sizeof(dsinfer_prediction), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0}
+DSINFER_CAPI dsinfer_status dsinfer_answer_prediction(const dsinfer_answer* answer, int32_t i, dsinfer_prediction* prediction);
+
+/* The whole answer for a person, as JSON, and its picture. Two-call sizing. */
+DSINFER_CAPI dsinfer_status dsinfer_answer_text(const dsinfer_answer* answer, char* buffer, uint64_t capacity, uint64_t* needed);
+DSINFER_CAPI dsinfer_status dsinfer_answer_to_json(const dsinfer_answer* answer, char* buffer, uint64_t capacity, uint64_t* needed);
+DSINFER_CAPI dsinfer_status dsinfer_answer_svg(const dsinfer_answer* answer, char* buffer, uint64_t capacity, uint64_t* needed);
+
 /* ---- Forward: the forward pass alone, for applications with a scheduler and a sampler of their own ---------------- */
 
 typedef struct dsinfer_forward dsinfer_forward;

@@ -126,6 +126,12 @@ struct dsinfer_config {
 struct dsinfer_plan {
   dsinfer::Plan plan;
 };
+struct dsinfer_fleet {
+  dsinfer::Fleet fleet;
+};
+struct dsinfer_answer {
+  dsinfer::SolveAnswer answer;
+};
 struct dsinfer_tokenizer {
   dsinfer::Tokenizer tokenizer;
 };

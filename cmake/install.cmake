@@ -34,7 +34,7 @@ configure_file(${CMAKE_CURRENT_LIST_DIR}/dsinfer.pc.in ${PROJECT_BINARY_DIR}/dsi
 install(FILES ${PROJECT_BINARY_DIR}/dsinfer.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
 if(DSINFER_EXAMPLES)
-  foreach(example chat score tokenize topology)
+  foreach(example chat plan score tokenize topology)
     if(TARGET example_${example})
       install(TARGETS example_${example} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
     endif()

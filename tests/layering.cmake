@@ -16,7 +16,7 @@ set(engine_may model backend comm weights cache plan config topology text core)
 set(modules core config topology text plan backend comm weights cache model engine)
 
 # dsinfer/<header>.hpp → module
-foreach(pair error=core export=core version=core world=core config=config cluster=topology tokenizer=text plan=plan loader=weights
+foreach(pair error=core export=core version=core world=core config=config cluster=topology tokenizer=text plan=plan solver=plan loader=weights
     forward=model engine=engine dsinfer=engine)
   string(REPLACE "=" ";" pair ${pair})
   list(GET pair 0 header)

@@ -7,6 +7,7 @@
 #include "dsinfer/forward.hpp"
 #include "dsinfer/loader.hpp"
 #include "dsinfer/plan.hpp"
+#include "dsinfer/solver.hpp"
 #include "dsinfer/tokenizer.hpp"
 #include "dsinfer/version.hpp"
 #include "dsinfer/world.hpp"

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <optional>
 #include <utility>
 
 namespace dsinfer {
@@ -12,28 +13,51 @@ class TableWriter {
  public:
   explicit TableWriter(const ModelConfig& config) : config_(config) {}
 
+  // One layer of each kind, one expert, no scales.
+  std::vector<TensorSpec> outline() && {
+    outline_ = true;
+    globals();
+    std::optional<int64_t> dense_layer, moe_layer;
+    for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
+      std::optional<int64_t>& first = config_.is_moe(i) ? moe_layer : dense_layer;
+      if (!first) first = i;
+    }
+    if (dense_layer) main_layer(*dense_layer);
+    if (moe_layer) main_layer(*moe_layer);
+    if (config_.num_nextn_predict_layers > 0) prediction_layer(config_.num_hidden_layers);
+    return std::move(table_);
+  }
+
   std::vector<TensorSpec> write() && {
-    const int64_t layers = config_.num_hidden_layers, vocab = config_.vocab_size, hidden = config_.hidden_size;
-    home_ = Home::first_stage;
-    add("model.embed_tokens.weight", {vocab, hidden}, Split::vocab_rows);
-    home_ = Home::last_stage;
-    add("model.norm.weight", {hidden});
-    add("lm_head.weight", {vocab, hidden}, Split::vocab_rows);
-    for (int64_t i = 0; i < layers; ++i) {
-      enter(i, Home::layer);
-      attention();
-      if (config_.is_moe(i)) experts(); else dense();
-    }
-    for (int64_t i = layers; i < layers + config_.num_nextn_predict_layers; ++i) {
-      enter(i, Home::last_stage);
-      attention();
-      if (config_.n_routed_experts > 0) experts(); else dense();
-      prediction();
-    }
+    const int64_t layers = config_.num_hidden_layers;
+    globals();
+    for (int64_t i = 0; i < layers; ++i) main_layer(i);
+    for (int64_t i = layers; i < layers + config_.num_nextn_predict_layers; ++i) prediction_layer(i);
     return std::move(table_);
   }
 
  private:
+  void globals() {
+    home_ = Home::first_stage;
+    add("model.embed_tokens.weight", {config_.vocab_size, config_.hidden_size}, Split::vocab_rows);
+    home_ = Home::last_stage;
+    add("model.norm.weight", {config_.hidden_size});
+    add("lm_head.weight", {config_.vocab_size, config_.hidden_size}, Split::vocab_rows);
+  }
+
+  void main_layer(int64_t layer) {
+    enter(layer, Home::layer);
+    attention();
+    if (config_.is_moe(layer)) experts(); else dense();
+  }
+
+  void prediction_layer(int64_t layer) {
+    enter(layer, Home::last_stage);
+    attention();
+    if (config_.n_routed_experts > 0) experts(); else dense();
+    prediction();
+  }
+
   void enter(int64_t layer, Home home) {
     layer_ = layer;
     home_ = home;
@@ -58,6 +82,7 @@ class TableWriter {
     weight.expert = expert;
     if (!config_.fp8) return;
     weight.dtype = DType::e4m3;
+    if (outline_) return;
     const int64_t block_rows = config_.fp8->block_rows, block_cols = config_.fp8->block_cols;
     TensorSpec& scale = add(prefix_ + name + ".weight_scale_inv", {(rows + block_rows - 1) / block_rows, (cols + block_cols - 1) / block_cols}, split);
     scale.dtype = DType::f32;
@@ -97,7 +122,7 @@ class TableWriter {
   void experts() {
     add(prefix_ + "mlp.gate.weight", {config_.n_routed_experts, config_.hidden_size});
     if (config_.topk_method == TopkMethod::noaux_tc) add(prefix_ + "mlp.gate.e_score_correction_bias", {config_.n_routed_experts}).dtype = DType::f32;
-    for (int64_t e = 0; e < config_.n_routed_experts; ++e)
+    for (int64_t e = 0; e < (outline_ ? 1 : config_.n_routed_experts); ++e)
       mlp(fmt::format("mlp.experts.{}", e), config_.moe_intermediate_size, Split::expert_rows, Split::expert_columns, e);
     if (config_.n_shared_experts > 0)
       mlp("mlp.shared_experts", config_.n_shared_experts * config_.moe_intermediate_size, Split::shared_rows, Split::shared_columns);
@@ -119,10 +144,13 @@ class TableWriter {
   std::string prefix_;
   int64_t layer_ = -1;
   Home home_ = Home::layer;
+  bool outline_ = false;
 };
 
 }  // namespace
 
 std::vector<TensorSpec> tensor_table(const ModelConfig& config) { return TableWriter(config).write(); }
+
+std::vector<TensorSpec> tensor_outline(const ModelConfig& config) { return TableWriter(config).outline(); }
 
 }  // namespace dsinfer

@@ -39,4 +39,7 @@ struct TensorSpec {
 /// are included when num_nextn_predict_layers > 0. DeepSeek-V3: 91,991 entries, 688,574,839,360 bytes.
 DSINFER_INTERNAL std::vector<TensorSpec> tensor_table(const ModelConfig& config);
 
+/// The same table in short, for arithmetic: the globals, the first dense, the first MoE and the first MTP layer, of their experts number 0 alone, no scales.
+DSINFER_INTERNAL std::vector<TensorSpec> tensor_outline(const ModelConfig& config);
+
 }  // namespace dsinfer

@@ -13,8 +13,8 @@ namespace dsinfer {
 /// Keys of this many positions are re-expanded from the cache at a time; tiles begin at multiples of it, whatever the chunk.
 inline constexpr int64_t kKeyTile = 256;
 
-/// Most bytes held are known from config, plan and max_tokens alone: construct over Arena::counting() to learn the size.
-struct Workspace {
+/// Most bytes held are known from config, plan and max_tokens alone: construct over Arena::counting() to learn the size (plan/memory.hpp tells it to planners).
+struct DSINFER_INTERNAL Workspace {
   Workspace(Arena& arena, const ModelConfig& c, const RankPlan& r, int64_t max_tokens, int64_t max_sequences, int64_t max_pages);
 
   TensorView tokens, positions;      // [T] i32

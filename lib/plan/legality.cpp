@@ -9,7 +9,7 @@
 namespace dsinfer {
 namespace {
 
-using Refusal = std::optional<std::string>;
+using Refusal = std::optional<Refused>;
 
 constexpr int64_t kMaxDegree = int64_t{1} << 20;   // so that no product of three degrees overflows
 constexpr int64_t kMaxSearched = int64_t{1} << 16;
@@ -26,15 +26,15 @@ std::string nearest(int64_t value, int64_t most, const std::function<bool(int64_
   return "no value is legal";
 }
 
-Refusal divides(const char* degree, int64_t value, const char* dimension, int64_t size) {
+Refusal divides(const char* rule, const char* degree, int64_t value, const std::string& dimension, int64_t size) {
   if (size % value == 0) return {};
-  return fmt::format("{}={} does not divide {} = {}", degree, value, dimension, size);
+  return Refused{rule, fmt::format("{}={} does not divide {} = {}", degree, value, dimension, size)};
 }
 
-// FP8: a cut of a quantised tensor must fall between blocks, for a block has one scale.
-Refusal on_block_edge(const char* degree, int64_t value, const std::string& tensor, const char* axis, int64_t size, int64_t block) {
-  if (value == 1 || (size / value) % block == 0) return {};
-  return fmt::format("{}={} cuts {} of {} {} into parts of {}, not a multiple of the FP8 block of {}", degree, value, tensor, size, axis, size / value, block);
+// A cut of a quantised tensor must fall between blocks or groups, for each has one scale.
+Refusal on_edge(const char* rule, const char* unit_name, const char* degree, int64_t value, const std::string& tensor, const char* axis, int64_t size, int64_t unit) {
+  if (value == 1 || (size / value) % unit == 0) return {};
+  return Refused{rule, fmt::format("{}={} cuts {} of {} {} into parts of {}, not a multiple of the {} of {}", degree, value, tensor, size, axis, size / value, unit_name, unit)};
 }
 
 bool has_dense(const ModelConfig& config) {
@@ -52,42 +52,120 @@ Refusal first_of(std::initializer_list<std::function<Refusal()>> rules) {
   return {};
 }
 
-// An MLP of width `inter` cut by rows in gate and up, by columns in down.
-Refusal mlp_blocks(const ModelConfig& config, const char* degree, int64_t value, const std::string& name, int64_t inter) {
-  if (!config.fp8) return {};
-  return first_of({[&] { return on_block_edge(degree, value, name + ".gate_proj and up_proj", "rows", inter, config.fp8->block_rows); },
-                   [&] { return on_block_edge(degree, value, name + ".down_proj", "columns", inter, config.fp8->block_cols); }});
+std::optional<std::string> detail_of(Refusal broken) {
+  if (!broken) return {};
+  return std::move(broken->detail);
 }
 
-Refusal attention_blocks(const ModelConfig& config, int64_t tp) {
-  if (!config.fp8) return {};
-  const int64_t heads = config.num_attention_heads;
-  return first_of({
-      [&] { return on_block_edge("tp", tp, config.q_lora_rank ? "self_attn.q_b_proj" : "self_attn.q_proj", "rows", heads * config.qk_head_dim(), config.fp8->block_rows); },
-      [&] { return on_block_edge("tp", tp, "self_attn.kv_b_proj", "rows", heads * (config.qk_nope_head_dim + config.v_head_dim), config.fp8->block_rows); },
-      [&] { return on_block_edge("tp", tp, "self_attn.o_proj", "columns", heads * config.v_head_dim, config.fp8->block_cols); }});
-}
+// The rules of one model in one precision.
+class Rules {
+ public:
+  Rules(const ModelConfig& config, const CutUnits& units, int64_t redundant = 0)
+      : config_(config), units_(units), redundant_(redundant), dense_(has_dense(config)), experts_(has_experts(config)) {}
 
-Refusal tp_rules(const ModelConfig& config, int64_t tp) {
-  const int64_t shared = config.n_shared_experts * config.moe_intermediate_size;
-  const bool dense = has_dense(config), experts = has_experts(config) && shared > 0;
-  return first_of({[&] { return divides("tp", tp, "num_attention_heads", config.num_attention_heads); },
-                   [&] { return divides("tp", tp, "vocab_size", config.vocab_size); },
-                   [&] { return dense ? divides("tp", tp, "intermediate_size", config.intermediate_size) : Refusal(); },
-                   [&] { return experts ? divides("tp", tp, "n_shared_experts · moe_intermediate_size", shared) : Refusal(); },
-                   [&] { return attention_blocks(config, tp); },
-                   [&] { return dense ? mlp_blocks(config, "tp", tp, "mlp", config.intermediate_size) : Refusal(); },
-                   [&] { return experts ? mlp_blocks(config, "tp", tp, "mlp.shared_experts", shared) : Refusal(); }});
-}
+  // With the legal values near by.
+  Refusal tp(int64_t tp) const {
+    Refusal broken = cut_by_tp(tp);
+    if (broken) broken->detail += "; " + nearest(tp, config_.num_attention_heads, [&](int64_t v) { return !cut_by_tp(v); }) + " for tp";
+    return broken;
+  }
 
-Refusal moe_tp_rules(const ModelConfig& config, int64_t moe_tp) {
-  return first_of({[&] { return divides("moe_tp", moe_tp, "moe_intermediate_size", config.moe_intermediate_size); },
-                   [&] { return mlp_blocks(config, "moe_tp", moe_tp, "mlp.experts.*", config.moe_intermediate_size); }});
-}
+  Refusal experts(int64_t ep, int64_t moe_tp) const {
+    if (!experts_) {
+      if (ep == 1) return {};
+      return Refused{"experts", fmt::format("ep={}, but the model has no routed experts (n_routed_experts = {}); nearest legal: 1 for ep", ep, config_.n_routed_experts)};
+    }
+    const int64_t ranks = ep * moe_tp;
+    Refusal broken = divides(redundant_ > 0 ? "redundant" : "experts", "ep", ep, redundant_ > 0 ? fmt::format("n_routed_experts + redundant = {} + {}", config_.n_routed_experts, redundant_) : "n_routed_experts", slots());
+    if (!broken) broken = cut_by_moe_tp(moe_tp);
+    if (!broken) return {};
+    const auto legal = [&](int64_t v) { return ranks % v == 0 && slots() % v == 0 && !cut_by_moe_tp(ranks / v); };
+    broken->detail = fmt::format("{} (ep={}, moe_tp = tp·dp / ep = {}); {} for ep with tp·dp = {}", broken->detail, ep, moe_tp, nearest(ep, ranks, legal), ranks);
+    return broken;
+  }
+
+  Refusal ep_of_stage(const Degrees& d) const {
+    if ((d.tp * d.dp) % d.ep == 0) return {};
+    const auto legal = [&](int64_t v) { return (d.tp * d.dp) % v == 0 && !experts(v, d.tp * d.dp / v); };
+    return Refused{"experts", fmt::format("ep={} does not divide tp·dp = {}·{} = {} (ep·moe_tp = tp·dp); {} for ep", d.ep, d.tp, d.dp, d.tp * d.dp, nearest(d.ep, d.tp * d.dp, legal))};
+  }
+
+  Refusal redundant(int64_t ep) const {
+    if (redundant_ == 0) return {};
+    if (redundant_ < 0 || redundant_ > kMaxDegree) return Refused{"redundant", fmt::format("redundant_experts = {} is outside of 0 … {}", redundant_, kMaxDegree)};
+    if (!experts_) return Refused{"redundant", fmt::format("redundant_experts = {}, but the model has no routed experts; nearest legal: 0", redundant_)};
+    if (slots() <= config_.n_routed_experts * ep) return {};
+    return Refused{"redundant", fmt::format("n_routed_experts + redundant = {} + {} slots over ep={} are more on a rank than the {} experts there are; nearest legal: {} redundant", config_.n_routed_experts,
+                                            redundant_, ep, config_.n_routed_experts, config_.n_routed_experts * (ep - 1))};
+  }
+
+  // Columns that no precision but a grouped one cares about.
+  Refusal whole_columns() const {
+    if (units_.whole_cols <= 1) return {};
+    const int64_t expert = config_.moe_intermediate_size, shared = config_.n_shared_experts * expert;
+    std::vector<std::pair<const char*, int64_t>> widths = {{"self_attn.kv_a_proj_with_mqa", config_.hidden_size}, {"self_attn.kv_b_proj", config_.kv_lora_rank},
+                                                           {"self_attn.o_proj", config_.num_attention_heads * config_.v_head_dim}};
+    if (config_.q_lora_rank) widths.emplace_back("self_attn.q_b_proj", config_.q_lora_rank);
+    if (dense_) widths.emplace_back("mlp.down_proj", config_.intermediate_size);
+    if (experts_) widths.emplace_back("mlp.experts.*.down_proj", expert);
+    if (experts_ && shared) widths.emplace_back("mlp.shared_experts.down_proj", shared);
+    int64_t common = 0;
+    for (const auto& [name, width] : widths) common = std::gcd(common, width);
+    for (const auto& [name, width] : widths)
+      if (width % units_.whole_cols != 0)
+        return Refused{units_.rule, fmt::format("{} has {} columns, not a multiple of the {} of {}; {} for the group", name, width, units_.cols_name, units_.whole_cols,
+                                                nearest(units_.whole_cols, common, [&](int64_t v) { return v % units_.rows == 0 && common % v == 0; }))};
+    return {};
+  }
+
+ private:
+  int64_t slots() const { return config_.n_routed_experts + redundant_; }
+
+  Refusal rows(const char* degree, int64_t value, const std::string& tensor, int64_t size) const {
+    return on_edge(units_.rule, units_.rows_name, degree, value, tensor, "rows", size, units_.rows);
+  }
+  Refusal columns(const char* degree, int64_t value, const std::string& tensor, int64_t size) const {
+    return on_edge(units_.rule, units_.cols_name, degree, value, tensor, "columns", size, units_.cols);
+  }
+
+  // An MLP of width `inter` cut by rows in gate and up, by columns in down.
+  Refusal mlp(const char* degree, int64_t value, const std::string& name, int64_t inter) const {
+    return first_of({[&] { return rows(degree, value, name + ".gate_proj and up_proj", inter); }, [&] { return columns(degree, value, name + ".down_proj", inter); }});
+  }
+
+  Refusal attention(int64_t tp) const {
+    const int64_t heads = config_.num_attention_heads;
+    return first_of({[&] { return rows("tp", tp, config_.q_lora_rank ? "self_attn.q_b_proj" : "self_attn.q_proj", heads * config_.qk_head_dim()); },
+                     [&] { return rows("tp", tp, "self_attn.kv_b_proj", heads * (config_.qk_nope_head_dim + config_.v_head_dim)); },
+                     [&] { return columns("tp", tp, "self_attn.o_proj", heads * config_.v_head_dim); }});
+  }
+
+  Refusal cut_by_tp(int64_t tp) const {
+    const int64_t shared = config_.n_shared_experts * config_.moe_intermediate_size;
+    const bool has_shared = experts_ && shared > 0;
+    return first_of({[&] { return divides("heads", "tp", tp, "num_attention_heads", config_.num_attention_heads); },
+                     [&] { return divides("vocab", "tp", tp, "vocab_size", config_.vocab_size); },
+                     [&] { return dense_ ? divides("dense", "tp", tp, "intermediate_size", config_.intermediate_size) : Refusal(); },
+                     [&] { return has_shared ? divides("shared", "tp", tp, "n_shared_experts · moe_intermediate_size", shared) : Refusal(); },
+                     [&] { return attention(tp); },
+                     [&] { return dense_ ? mlp("tp", tp, "mlp", config_.intermediate_size) : Refusal(); },
+                     [&] { return has_shared ? mlp("tp", tp, "mlp.shared_experts", shared) : Refusal(); }});
+  }
+
+  Refusal cut_by_moe_tp(int64_t moe_tp) const {
+    return first_of({[&] { return divides("experts", "moe_tp", moe_tp, "moe_intermediate_size", config_.moe_intermediate_size); },
+                     [&] { return mlp("moe_tp", moe_tp, "mlp.experts.*", config_.moe_intermediate_size); }});
+  }
+
+  const ModelConfig& config_;
+  CutUnits units_;
+  int64_t redundant_;
+  bool dense_, experts_;
+};
 
 Refusal positive(const Degrees& d) {
   for (const auto& [name, value] : {std::pair{"world_size", d.world_size}, {"tp", d.tp}, {"pp", d.pp}, {"dp", d.dp}, {"ep", d.ep}, {"replicas", d.replicas}})
-    if (value < 1 || value > kMaxDegree) return fmt::format("{}={} is outside of 1 … {}", name, value, kMaxDegree);
+    if (value < 1 || value > kMaxDegree) return Refused{"ranks", fmt::format("{}={} is outside of 1 … {}", name, value, kMaxDegree)};
   return {};
 }
 
@@ -99,12 +177,13 @@ Refusal product(const Degrees& d) {
   const std::string remedy = d.tp <= 4096 && d.pp <= 4096 && d.replicas <= 4096 && d.world_size % others == 0
                                  ? fmt::format("with tp={}, pp={}, replicas={} take dp={}", d.tp, d.pp, d.replicas, d.world_size / others)
                                  : fmt::format("start {:.0f} ranks, or take degrees whose product is {}", static_cast<double>(ranks), d.world_size);
-  return fmt::format("tp·pp·dp·replicas = {}·{}·{}·{} = {:.0f} is not world_size = {}; {}", d.tp, d.pp, d.dp, d.replicas, static_cast<double>(ranks), d.world_size, remedy);
+  return Refused{"ranks", fmt::format("tp·pp·dp·replicas = {}·{}·{}·{} = {:.0f} is not world_size = {}; {}", d.tp, d.pp, d.dp, d.replicas, static_cast<double>(ranks), d.world_size, remedy)};
 }
 
-Refusal stages(const ModelConfig& config, const Degrees& d) {
+std::optional<std::string> stages_text(const ModelConfig& config, const Degrees& d, bool open) {
   const int64_t layers = config.num_hidden_layers;
   if (d.pp > layers) return fmt::format("pp={} is more than num_hidden_layers = {}: each stage needs a layer; nearest legal: {}", d.pp, layers, layers);
+  if (open) return {};
   if (static_cast<int64_t>(d.layers_per_stage.size()) != d.pp)
     return fmt::format("layers: {} stages given, pp={}; give one number of layers for each stage", d.layers_per_stage.size(), d.pp);
   int64_t sum = 0;
@@ -117,42 +196,43 @@ Refusal stages(const ModelConfig& config, const Degrees& d) {
   return {};
 }
 
+Refusal stages(const ModelConfig& config, const Degrees& d, bool open) {
+  auto text = stages_text(config, d, open);
+  if (!text) return {};
+  return Refused{"stages", std::move(*text)};
+}
+
+Refusal broken_by(const Rules& rules, const ModelConfig& config, const Degrees& d, bool open_cut) {
+  return first_of({[&] { return positive(d); }, [&] { return product(d); }, [&] { return rules.tp(d.tp); }, [&] { return stages(config, d, open_cut); },
+                   [&] { return rules.redundant(d.ep); }, [&] { return rules.ep_of_stage(d); }, [&] { return rules.experts(d.ep, d.moe_tp()); }, [&] { return rules.whole_columns(); }});
+}
+
 }  // namespace
 
-std::optional<std::string> tp_refusal(const ModelConfig& config, int64_t tp) {
-  Refusal broken = tp_rules(config, tp);
-  if (!broken) return {};
-  return *broken + "; " + nearest(tp, config.num_attention_heads, [&](int64_t v) { return !tp_rules(config, v); }) + " for tp";
+CutUnits checkpoint_units(const ModelConfig& config) {
+  if (!config.fp8) return {};
+  return {config.fp8->block_rows, config.fp8->block_cols, 1, "fp8-block", "FP8 block", "FP8 block"};
 }
 
-std::optional<std::string> experts_refusal(const ModelConfig& config, int64_t ep, int64_t moe_tp) {
-  if (!has_experts(config)) {
-    if (ep == 1) return {};
-    return fmt::format("ep={}, but the model has no routed experts (n_routed_experts = {}); nearest legal: 1 for ep", ep, config.n_routed_experts);
-  }
-  const int64_t ranks = ep * moe_tp;
-  Refusal broken = divides("ep", ep, "n_routed_experts", config.n_routed_experts);
-  if (!broken) broken = moe_tp_rules(config, moe_tp);
-  if (!broken) return {};
-  const auto legal = [&](int64_t v) { return ranks % v == 0 && config.n_routed_experts % v == 0 && !moe_tp_rules(config, ranks / v); };
-  return fmt::format("{} (ep={}, moe_tp = tp·dp / ep = {}); {} for ep with tp·dp = {}", *broken, ep, moe_tp, nearest(ep, ranks, legal), ranks);
-}
-
-std::optional<int64_t> largest_legal_ep(const ModelConfig& config, int64_t ranks) {
-  for (int64_t ep = ranks; ep >= 1; --ep)
-    if (ranks % ep == 0 && !experts_refusal(config, ep, ranks / ep)) return ep;
-  return {};
+std::optional<Refused> refusal(const ModelConfig& config, const CutUnits& units, int64_t redundant, const Degrees& d) {
+  return broken_by(Rules(config, units, redundant), config, d, d.layers_per_stage.empty());
 }
 
 std::optional<std::string> refusal(const ModelConfig& config, const Degrees& d) {
-  return first_of({[&] { return positive(d); }, [&] { return product(d); },
-                   [&] { return tp_refusal(config, d.tp); }, [&] { return stages(config, d); },
-                   [&]() -> Refusal {
-                     if ((d.tp * d.dp) % d.ep == 0) return {};
-                     const auto legal = [&](int64_t v) { return (d.tp * d.dp) % v == 0 && !experts_refusal(config, v, d.tp * d.dp / v); };
-                     return fmt::format("ep={} does not divide tp·dp = {}·{} = {} (ep·moe_tp = tp·dp); {} for ep", d.ep, d.tp, d.dp, d.tp * d.dp, nearest(d.ep, d.tp * d.dp, legal));
-                   },
-                   [&] { return experts_refusal(config, d.ep, d.moe_tp()); }});
+  return detail_of(broken_by(Rules(config, checkpoint_units(config)), config, d, false));
+}
+
+std::optional<std::string> tp_refusal(const ModelConfig& config, int64_t tp) { return detail_of(Rules(config, checkpoint_units(config)).tp(tp)); }
+
+std::optional<std::string> experts_refusal(const ModelConfig& config, int64_t ep, int64_t moe_tp) {
+  return detail_of(Rules(config, checkpoint_units(config)).experts(ep, moe_tp));
+}
+
+std::optional<int64_t> largest_legal_ep(const ModelConfig& config, int64_t ranks) {
+  const Rules rules(config, checkpoint_units(config));
+  for (int64_t ep = ranks; ep >= 1; --ep)
+    if (ranks % ep == 0 && !rules.experts(ep, ranks / ep)) return ep;
+  return {};
 }
 
 }  // namespace dsinfer

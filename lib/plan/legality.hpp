@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "dsinfer/config.hpp"
+#include "dsinfer/export.hpp"
 
 namespace dsinfer {
 
@@ -15,7 +16,26 @@ struct Degrees {
   int64_t moe_tp() const { return tp * dp / ep; }
 };
 
-/// The first rule that `degrees` break, or nothing.
+/// A broken rule: its stable name ("heads", "vocab", "dense", "shared", "fp8-block", "int4-group", "experts", "redundant", "stages", "ranks",
+/// "prediction-layer") and the sentence with the numbers.
+struct Refused { std::string rule, detail; };
+
+/// In which units a precision lets quantised matrices be cut, and what it asks of uncut ones.
+struct CutUnits {
+  int64_t rows = 1, cols = 1;      ///< each part of a cut dimension is a multiple of this
+  int64_t whole_cols = 1;          ///< the columns of every quantised matrix are, cut or not
+  const char* rule = "";           ///< what a breach is called
+  const char* rows_name = "";      ///< "FP8 block", "int4 packing"
+  const char* cols_name = "";
+};
+/// Of the checkpoint at hand: its FP8 blocks, or none.
+CutUnits checkpoint_units(const ModelConfig& config);
+
+/// The first rule that `degrees` break with such units and `redundant` expert slots more than experts, or nothing.
+/// Empty layers_per_stage: the cut is still open, and only its number of stages is looked at.
+std::optional<Refused> refusal(const ModelConfig& config, const CutUnits& units, int64_t redundant, const Degrees& degrees);
+
+/// The first rule that `degrees` break for the checkpoint as it is, or nothing.
 std::optional<std::string> refusal(const ModelConfig& config, const Degrees& degrees);
 /// The first rule that a tensor-parallel degree breaks by itself.
 std::optional<std::string> tp_refusal(const ModelConfig& config, int64_t tp);

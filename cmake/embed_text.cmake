@@ -1,0 +1,15 @@
+# dsinfer_embed_text(<in> <out> <name>): a text as a C++ constant of namespace dsinfer, in pieces that every compiler takes. Written when configuring,
+# and again when the text changes.
+function(dsinfer_embed_text in out name)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${in})
+  file(READ "${in}" text)
+  string(LENGTH "${text}" length)
+  set(pieces "")
+  set(begin 0)
+  while(begin LESS length)
+    string(SUBSTRING "${text}" ${begin} 8000 piece)
+    string(APPEND pieces "R\"embed(${piece})embed\"\n")
+    math(EXPR begin "${begin} + 8000")
+  endwhile()
+  file(CONFIGURE OUTPUT "${out}" CONTENT "namespace dsinfer {\nextern const char* const ${name};\nconst char* const ${name} =\n${pieces};\n}\n" @ONLY)
+endfunction()
