@@ -116,14 +116,20 @@ void compare_hosts(Comparison& c) {
             "GPUDirect RDMA works on some nodes only: all run at the slow side's speed", "modprobe nvidia-peermem on the nodes named here");
   c.compare([&](size_t i) { return firmware(nodes[i], c.own[i]); }, Severity::info, "firmware-differs", "HCAs have different firmware",
             "update when convenient");
-  std::map<std::string, std::vector<std::string>> ids;
+  std::map<std::string, std::vector<const Node*>> ids;
   for (const Node& node : nodes) {
-    if (!node.host.id.empty()) ids[node.host.id].push_back(node.name);
+    if (!node.host.id.empty()) ids[node.host.id].push_back(&node);
   }
-  for (const auto& [id, names] : ids) {
-    if (names.size() > 1)
-      c.add(Severity::error, "host-id-equal", names, "these nodes have one host id: ranks would believe that they share memory",
-            {"host id " + id}, "set NCCL_HOSTID to different values on them");
+  for (const auto& [id, same] : ids) {
+    if (same.size() < 2) continue;
+    std::vector<std::string> names;
+    std::set<std::string> hosts;
+    for (const Node* node : same) names.push_back(node->name), hosts.insert(node->host.name);
+    const bool told_apart = hosts.size() == same.size() && !hosts.contains("");  // NCCL hashes host name and boot id together
+    c.add(told_apart ? Severity::warning : Severity::error, "host-id-equal", names,
+          told_apart ? "these nodes have one host id: containers of one machine, or a cloned boot id; only their host names tell them apart"
+                     : "these nodes have one host id: ranks would believe that they share memory",
+          {"host id " + id}, "set NCCL_HOSTID to different values on them");
   }
 }
 
