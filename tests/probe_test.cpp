@@ -408,6 +408,21 @@ TEST(ProbeNode, AnotherRootIsReadAlone) {
   std::filesystem::remove_all(root);
 }
 
+TEST(Probe, LeavesOutGpusThatAContainerWasNotGiven) {
+  Node nvml, tree;
+  for (const char* bus : {"0000:19:00.0", "0000:3b:00.0"}) tree.gpus.emplace_back().bus_id = bus;
+  tree.gpus_complete = true;
+  keep_given_gpus(nvml, tree);  // no NVML: what sysfs has is all that is known
+  EXPECT_EQ(tree.gpus.size(), 2u);
+  nvml.gpus.emplace_back().bus_id = "0000:3b:00.0";
+  nvml.gpus_complete = true;
+  keep_given_gpus(nvml, tree);
+  ASSERT_EQ(tree.gpus.size(), 1u);
+  EXPECT_EQ(tree.gpus[0].bus_id, "0000:3b:00.0");
+  ASSERT_EQ(tree.findings.size(), 1u);
+  EXPECT_EQ(tree.findings[0].code, "gpus-not-given");
+}
+
 // ---- NCCL
 
 class Loader : public ::testing::Test {

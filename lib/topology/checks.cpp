@@ -11,11 +11,11 @@ namespace dsinfer::topology {
 bool is_check_code(const std::string& code) {
   static const std::set<std::string> codes = {
       // of one node
-      "roce-address-link-local", "gdr-off-by-distance", "gdr-off-no-peermem", "memlock-finite", "nccl-conf-applies",
-            "user-hca-unknown", "user-hca-unusable", "user-hca-prefix", "user-hca-mixed", "user-gid-index-wrong", "user-gid-index-no-effect",
-      "user-socket-ifname-unknown", "user-socket-ifname-down", "user-socket-ifname-prefix", "user-transport-refused", "no-uverbs", "no-rdma-cm",
-      "shm-small", "fabric-manager-off", "acs-redirect", "iommu-translated", "socket-loopback", "socket-link-local", "hcas-share-subnet",
-      "socket-fallback", "plugin-fabric", "slow-class-serves-gpus", "choice-judged",
+      "roce-address-link-local", "gdr-off-by-distance", "gdr-off-no-peermem", "memlock-finite", "nccl-conf-applies", "user-hca-unknown",
+      "user-hca-unusable", "user-hca-prefix", "user-hca-mixed", "user-gid-index-wrong", "user-gid-index-no-effect",
+      "user-socket-ifname-unknown", "user-socket-ifname-down", "user-socket-ifname-prefix", "user-transport-refused", "no-uverbs",
+      "no-rdma-cm", "shm-small", "fabric-manager-off", "acs-redirect", "iommu-translated", "socket-loopback", "socket-link-local",
+      "hcas-share-subnet", "socket-fallback", "plugin-fabric", "slow-class-serves-gpus", "choice-judged",
       // between nodes
       "hca-count-differs", "hca-names-differ", "link-layer-differs", "transport-differs", "plugin-differs", "rate-differs",
       "rail-subnet-differs", "gid-index-differs", "mtu-differs", "socket-subnet-differs", "nccl-version-differs", "environment-differs",

@@ -33,13 +33,15 @@ void agree_on_transport(Cluster& cluster, const std::vector<OwnChoice>& own) {
     if (own[i].transport == Transport::socket) sockets.push_back(cluster.nodes[i].name);
     if (own[i].transport == Transport::roce) ethernet.push_back(cluster.nodes[i].name);
   }
-  const std::string why = !sockets.empty() ? "no usable HCA on " + some_names(sockets) : "Ethernet ports on " + some_names(ethernet) + ", InfiniBand on the others";
+  const std::string why = !sockets.empty() ? "no usable HCA on " + some_names(sockets)
+                                           : "Ethernet ports on " + some_names(ethernet) + ", InfiniBand on the others";
   for (size_t i = 0; i < own.size(); ++i) {
     Network& network = cluster.nodes[i].network;
     if (own[i].transport == Transport::socket || own[i].transport == Transport::unknown) continue;
     for (const ChosenPort& port : network.ports) {
       network.reasons.push_back({fmt::format("{}:{}", port.hca, port.port), "peers-cannot", why, true});
-      if (std::find(network.hcas_excluded.begin(), network.hcas_excluded.end(), port.hca) == network.hcas_excluded.end()) network.hcas_excluded.push_back(port.hca);
+      if (std::find(network.hcas_excluded.begin(), network.hcas_excluded.end(), port.hca) == network.hcas_excluded.end())
+        network.hcas_excluded.push_back(port.hca);
     }
     network.reasons.push_back({"transport", "peers-cannot", "socket: " + why, false});
     network.transport = Transport::socket;

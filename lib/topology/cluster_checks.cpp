@@ -5,51 +5,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "topology/checks.hpp"
+#include "topology/comparison.hpp"
 #include "topology/pci_order.hpp"
 #include "topology/ports.hpp"
 #include "topology/reach.hpp"
 
 namespace dsinfer::topology {
 namespace {
-
-/// The cluster, each node's own choice, and the findings so far.
-struct Comparison {
-  const Cluster& cluster;
-  const std::vector<OwnChoice>& own;
-  std::vector<Finding> findings;
-
-  void add(Severity severity, std::string code, std::vector<std::string> nodes, std::string text, std::vector<std::string> evidence, std::string advice) {
-    findings.push_back({std::move(code), severity, std::move(nodes), std::move(text), std::move(evidence), std::move(advice)});
-  }
-  /// One value of each node ("" = it does not say); a finding if they differ.
-  template <class F>
-  void compare(F value_of, Severity severity, const char* code, const char* text, const char* advice) {
-    Classes classes;
-    for (size_t i = 0; i < cluster.nodes.size(); ++i) classes.add(value_of(i), cluster.nodes[i].name);
-    if (classes.differ()) add(severity, code, classes.odd_ones(), text, classes.evidence(""), advice);
-  }
-  /// The same for each rail, as one finding; only where all that choose ports choose equally many.
-  template <class F>
-  void compare_rails(F value_of, Severity severity, const char* code, const char* text, const char* advice) {
-    size_t rails = 0;
-    for (const OwnChoice& choice : own) rails = std::max(rails, choice.ports.size());
-    std::set<std::string> nodes;
-    std::vector<std::string> evidence;
-    for (size_t rail = 0; rail < rails; ++rail) {
-      Classes classes;
-      for (size_t i = 0; i < own.size(); ++i) {
-        if (rail < own[i].ports.size()) classes.add(value_of(i, own[i].ports[rail]), cluster.nodes[i].name);
-      }
-      if (!classes.differ()) continue;
-      for (const std::string& node : classes.odd_ones()) nodes.insert(node);
-      for (std::string& line : classes.evidence(fmt::format("rail {}:", rail))) evidence.push_back(std::move(line));
-    }
-    constexpr size_t kMostLines = 32;
-    if (evidence.size() > kMostLines) evidence.resize(kMostLines);
-    if (!nodes.empty()) add(severity, code, {nodes.begin(), nodes.end()}, text, evidence, advice);
-  }
-};
 
 bool uses_rdma(const OwnChoice& choice) { return choice.transport == Transport::ib || choice.transport == Transport::roce; }
 
@@ -73,11 +35,14 @@ std::string joined_names(const std::vector<ChosenPort>& ports) {
 
 void compare_transports(Comparison& c) {
   c.compare([&](size_t i) { return std::string(word(c.own[i].transport)); }, Severity::error, "transport-differs",
-            "nodes would use different transports: NCCL would hang in its set-up; all use sockets instead", "make the HCAs of the nodes named here usable, or set NCCL_NET=Socket on all");
-  c.compare([&](size_t i) { return uses_rdma(c.own[i]) ? std::string(word(c.own[i].link_layer)) : ""; }, Severity::error, "link-layer-differs",
-            "chosen ports are InfiniBand on some nodes and Ethernet on others: they cannot connect", "cable and configure the ports alike on all nodes");
-  c.compare([&](size_t i) { return uses_rdma(c.own[i]) ? fmt::format("{} HCA ports", c.own[i].ports.size()) : ""; }, Severity::error, "hca-count-differs",
-            "nodes choose different numbers of HCA ports: NCCL stops, or waits without end", "bring the missing ports up, or list the common rails in NCCL_IB_HCA on all nodes");
+            "nodes would use different transports: NCCL would hang in its set-up; all use sockets instead",
+            "make the HCAs of the nodes named here usable, or set NCCL_NET=Socket on all");
+  c.compare([&](size_t i) { return uses_rdma(c.own[i]) ? std::string(word(c.own[i].link_layer)) : ""; }, Severity::error,
+            "link-layer-differs", "chosen ports are InfiniBand on some nodes and Ethernet on others: they cannot connect",
+            "cable and configure the ports alike on all nodes");
+  c.compare([&](size_t i) { return uses_rdma(c.own[i]) ? fmt::format("{} HCA ports", c.own[i].ports.size()) : ""; }, Severity::error,
+            "hca-count-differs", "nodes choose different numbers of HCA ports: NCCL stops, or waits without end",
+            "bring the missing ports up, or list the common rails in NCCL_IB_HCA on all nodes");
   c.compare([&](size_t i) { return joined_names(c.own[i].ports); }, Severity::info, "hca-names-differ",
             "HCAs have different names on different nodes: no one NCCL_IB_HCA serves all", "use each node's own list");
   c.compare(
@@ -88,19 +53,25 @@ void compare_transports(Comparison& c) {
         const std::string plugin = node.host.net_plugin.substr(node.host.net_plugin.rfind('/') + 1);
         return plugin.empty() ? (node.host.nccl_path.empty() ? "" : "no plug-in") : plugin;
       },
-      Severity::error, "plugin-differs", "nodes would load different network plug-ins: NCCL would hang without a message", "install the same plug-in everywhere, or set NCCL_NET_PLUGIN=none on all");
+      Severity::error, "plugin-differs", "nodes would load different network plug-ins: NCCL would hang without a message",
+      "install the same plug-in everywhere, or set NCCL_NET_PLUGIN=none on all");
 }
 
 void compare_rails(Comparison& c) {
-  c.compare_rails([](size_t, const ChosenPort& port) { return port.rate_gbps > 0 ? fmt::format("{:g} Gb/s", port.rate_gbps) : ""; }, Severity::warning, "rate-differs",
-                  "ports of one rail run at different rates: the slowest sets the pace", "check cables and switch ports of the slower ones");
-  c.compare_rails([&](size_t i, const ChosenPort& port) {
-    const HcaPort* facts = port_of(c.cluster.nodes[i], port);
-    const Interface* netdev = find_interface(c.cluster.nodes[i], port.netdev);
-    const std::string active = facts && facts->active_mtu > 0 ? fmt::format("active_mtu {}", facts->active_mtu) : "";
-    const std::string link = netdev && netdev->mtu > 0 ? fmt::format("{}MTU {}", active.empty() ? "" : ", ", netdev->mtu) : "";
-    return active + link;
-  }, Severity::warning, "mtu-differs", "ports of one rail have different MTUs: lower speed, or lost packets where a switch is smaller still", "one MTU on all ports and switches of a rail");
+  c.compare_rails([](size_t, const ChosenPort& port) { return port.rate_gbps > 0 ? fmt::format("{:g} Gb/s", port.rate_gbps) : ""; },
+                  Severity::warning, "rate-differs", "ports of one rail run at different rates: the slowest sets the pace",
+                  "check cables and switch ports of the slower ones");
+  c.compare_rails(
+      [&](size_t i, const ChosenPort& port) {
+        const HcaPort* facts = port_of(c.cluster.nodes[i], port);
+        const Interface* netdev = find_interface(c.cluster.nodes[i], port.netdev);
+        const std::string active = facts && facts->active_mtu > 0 ? fmt::format("active_mtu {}", facts->active_mtu) : "";
+        const std::string link = netdev && netdev->mtu > 0 ? fmt::format("{}MTU {}", active.empty() ? "" : ", ", netdev->mtu) : "";
+        return active + link;
+      },
+      Severity::warning, "mtu-differs",
+      "ports of one rail have different MTUs: lower speed, or lost packets where a switch is smaller still",
+      "one MTU on all ports and switches of a rail");
 
   bool equal_counts = true;
   size_t count = 0;
@@ -110,18 +81,24 @@ void compare_rails(Comparison& c) {
     count = choice.ports.size();
   }
   if (!equal_counts) return;
-  const bool broken = std::any_of(c.cluster.reach.begin(), c.cluster.reach.end(), [](const Reach& r) { return !r.ok && r.over.starts_with("rdma"); });
-  c.compare_rails([&](size_t i, const ChosenPort& port) {
-    const bool point_to_point = port.subnet.ends_with("/31") || port.subnet.ends_with("/32") || port.subnet.ends_with("/127") || port.subnet.ends_with("/128");
-    return c.own[i].transport == Transport::roce && !point_to_point ? port.subnet : "";
-  }, broken ? Severity::error : Severity::warning, "rail-subnet-differs", "the n-th ports of the nodes are in different subnets: without a route between them their packets are lost",
-     "cable each rail to one leaf or subnet in the same order on all nodes");
+  const bool broken =
+      std::any_of(c.cluster.reach.begin(), c.cluster.reach.end(), [](const Reach& r) { return !r.ok && r.over.starts_with("rdma"); });
+  c.compare_rails(
+      [&](size_t i, const ChosenPort& port) {
+        const bool point_to_point =
+            port.subnet.ends_with("/31") || port.subnet.ends_with("/32") || port.subnet.ends_with("/127") || port.subnet.ends_with("/128");
+        return c.own[i].transport == Transport::roce && !point_to_point ? port.subnet : "";
+      },
+      broken ? Severity::error : Severity::warning, "rail-subnet-differs",
+      "the n-th ports of the nodes are in different subnets: without a route between them their packets are lost",
+      "cable each rail to one leaf or subnet in the same order on all nodes");
 }
 
 void compare_gids(Comparison& c) {
   bool wrong = false;
   for (const Node& node : c.cluster.nodes) {
-    wrong = wrong || std::any_of(node.findings.begin(), node.findings.end(), [](const Finding& f) { return f.code == "user-gid-index-wrong"; });
+    wrong =
+        wrong || std::any_of(node.findings.begin(), node.findings.end(), [](const Finding& f) { return f.code == "user-gid-index-wrong"; });
   }
   c.compare(
       [&](size_t i) -> std::string {
@@ -132,7 +109,8 @@ void compare_gids(Comparison& c) {
         }
         return indexes.empty() ? "" : fmt::format("GID index {}", fmt::join(indexes, ","));
       },
-      wrong ? Severity::error : Severity::info, "gid-index-differs", "the RoCE v2 address is at different GID indexes on different nodes", "leave NCCL_IB_GID_INDEX unset: NCCL 2.21 and later find it for each port");
+      wrong ? Severity::error : Severity::info, "gid-index-differs", "the RoCE v2 address is at different GID indexes on different nodes",
+      "leave NCCL_IB_GID_INDEX unset: NCCL 2.21 and later find it for each port");
 }
 
 std::string socket_subnet(const Node& node) {
@@ -140,7 +118,8 @@ std::string socket_subnet(const Node& node) {
   if (!interface || interface->addresses.empty()) return "";
   const std::string subnet = subnet_of(*interface);
   if (!subnet.empty()) return subnet;
-  const bool local = std::all_of(interface->addresses.begin(), interface->addresses.end(), [](const Address& a) { return link_local(a.ip); });
+  const bool local =
+      std::all_of(interface->addresses.begin(), interface->addresses.end(), [](const Address& a) { return link_local(a.ip); });
   return local ? "link-local only" : "";
 }
 
@@ -148,14 +127,16 @@ void compare_sockets(Comparison& c) {
   std::set<std::string> unreachable;
   for (const Reach& reach : c.cluster.reach) {
     const size_t to = static_cast<size_t>(reach.to);
-    if (!reach.ok && reach.over.starts_with("socket") && reach.to >= 0 && to < c.cluster.nodes.size()) unreachable.insert(c.cluster.nodes[to].name);
+    if (!reach.ok && reach.over.starts_with("socket") && reach.to >= 0 && to < c.cluster.nodes.size())
+      unreachable.insert(c.cluster.nodes[to].name);
   }
   c.compare(
       [&](size_t i) -> std::string {
         const std::string subnet = socket_subnet(c.cluster.nodes[i]);
         return subnet.ends_with("/32") || subnet.ends_with("/128") ? "" : subnet;  // clouds route every address
       },
-      unreachable.empty() ? Severity::warning : Severity::error, "socket-subnet-differs", "the socket interfaces are in different subnets: bootstrap fails unless they are routed",
+      unreachable.empty() ? Severity::warning : Severity::error, "socket-subnet-differs",
+      "the socket interfaces are in different subnets: bootstrap fails unless they are routed",
       "name an interface of a common network in NCCL_SOCKET_IFNAME on each node");
   c.compare(
       [&](size_t i) -> std::string {
@@ -164,100 +145,6 @@ void compare_sockets(Comparison& c) {
         return interface && interface->mtu > 0 ? fmt::format("socket MTU {}", interface->mtu) : "";
       },
       Severity::warning, "mtu-differs", "the socket interfaces have different MTUs", "one MTU on all hosts and switches of a network");
-}
-
-// Settings that may differ: they name devices of the node, or only change what is logged.
-bool may_differ(const std::string& name) {
-  static const std::set<std::string> names = {"NCCL_IB_HCA",   "NCCL_SOCKET_IFNAME", "NCCL_IB_GID_INDEX", "NCCL_HOSTID", "NCCL_TOPO_FILE", "NCCL_TOPO_DUMP_FILE",
-                                              "NCCL_CONF_FILE", "NCCL_COMM_ID",       "NCCL_NET_PLUGIN"};
-  return names.contains(name) || name.starts_with("NCCL_DEBUG") || !name.starts_with("NCCL_");
-}
-
-bool must_agree(const std::string& name) {
-  static const std::set<std::string> names = {"NCCL_ALGO", "NCCL_PROTO", "NCCL_BUFFSIZE", "NCCL_LL_BUFFSIZE", "NCCL_LL128_BUFFSIZE", "NCCL_P2P_DISABLE", "NCCL_P2P_LEVEL", "NCCL_SHM_DISABLE"};
-  return names.contains(name) || name.ends_with("NCHANNELS") || name.ends_with("CTAS");
-}
-
-void compare_settings(Comparison& c) {
-  std::set<std::string> names;
-  for (const Node& node : c.cluster.nodes) {
-    for (const Setting& setting : node.settings) {
-      if (!may_differ(setting.name)) names.insert(setting.name);
-    }
-  }
-  const auto asked = [](const Node& node) {  // its settings are known, if only to be none
-    return !node.settings.empty() || std::any_of(node.sources.begin(), node.sources.end(), [](const std::string& s) { return s.starts_with("live:"); });
-  };
-  for (const bool hard : {true, false}) {
-    std::set<std::string> nodes;
-    std::vector<std::string> evidence;
-    for (const std::string& name : names) {
-      if (must_agree(name) != hard) continue;
-      Classes classes;
-      for (const Node& node : c.cluster.nodes) {
-        if (asked(node)) classes.add(user_setting(node, name).value_or("unset"), node.name);
-      }
-      if (!classes.differ()) continue;
-      for (const std::string& node : classes.odd_ones()) nodes.insert(node);
-      for (std::string& line : classes.evidence(name + " =", 4)) evidence.push_back(std::move(line));
-    }
-    if (nodes.empty()) continue;
-    c.add(hard ? Severity::error : Severity::warning, "environment-differs", {nodes.begin(), nodes.end()},
-          hard ? "NCCL settings that must be equal differ: wrong sizes, \"message truncated\" or a hang" : "NCCL settings differ between nodes", evidence, "set them alike on all nodes, in the launcher or in the same nccl.conf");
-  }
-}
-
-std::string gpu_model(const Node& node) {
-  std::set<std::string> models;
-  int most = 0;
-  for (const Gpu& gpu : node.gpus) {
-    const std::string memory = gpu.memory_bytes > 0 ? fmt::format(" {} GiB", (gpu.memory_bytes + (int64_t{1} << 29)) >> 30) : "";
-    if (!gpu.name.empty()) models.insert(gpu.name + memory);
-  }
-  for (const Path& path : node.paths) most = std::max(most, path.nvlinks);
-  if (models.empty() && most == 0) return "";
-  const std::string nvlinks = most > 0 ? fmt::format("{}NV{}", models.empty() ? "" : ", ", most) : "";
-  return fmt::format("{}{}", fmt::join(models, " + "), nvlinks);
-}
-
-std::string firmware(const Node& node, const OwnChoice& own) {
-  std::set<std::string> versions;
-  for (const ChosenPort& port : own.ports) {
-    for (const Hca& hca : node.hcas) {
-      if (name_of(hca) == port.hca && !hca.firmware.empty()) versions.insert(hca.board_id.empty() ? hca.firmware : hca.board_id + " " + hca.firmware);
-    }
-  }
-  return fmt::format("{}", fmt::join(versions, ", "));
-}
-
-std::string gpudirect(const Host& host) {
-  if (host.peer_memory == true || host.dma_buf == true) return "peer memory or DMA-BUF";
-  return host.peer_memory == false && host.dma_buf != true ? "neither peer memory nor DMA-BUF" : "";
-}
-
-void compare_hosts(Comparison& c) {
-  const auto& nodes = c.cluster.nodes;
-  c.compare([&](size_t i) { return nodes[i].host.nccl_version.empty() ? "" : "NCCL " + nodes[i].host.nccl_version; }, Severity::error, "nccl-version-differs",
-            "nodes load different versions of NCCL: it stops, or messages are truncated", "install one version; LD_LIBRARY_PATH decides which is loaded");
-  c.compare(
-      [&](size_t i) -> std::string {
-        const Host& host = nodes[i].host;
-        if (host.driver_version.empty() && host.cuda_driver_version.empty()) return "";
-        return "driver " + (host.driver_version.empty() ? "unknown" : host.driver_version) + (host.cuda_driver_version.empty() ? "" : ", CUDA " + host.cuda_driver_version);
-      },
-      Severity::warning, "driver-version-differs", "nodes have different NVIDIA drivers: ranks may differ in what they can do", "one driver on all nodes");
-  c.compare([&](size_t i) { return nodes[i].gpus_complete ? fmt::format("{} GPUs", nodes[i].gpus.size()) : ""; }, Severity::warning, "gpu-count-differs",
-            "nodes have different numbers of GPUs: plans that need equal nodes do not fit", "use equal nodes, or a plan made for these");
-  c.compare([&](size_t i) { return gpu_model(nodes[i]); }, Severity::warning, "gpu-model-differs", "nodes have different GPUs or NVLinks: the slowest sets the pace", "plan for the smallest memory");
-  c.compare([&](size_t i) { return gpudirect(nodes[i].host); }, Severity::warning, "peermem-differs", "GPUDirect RDMA works on some nodes only: all run at the slow side's speed", "modprobe nvidia-peermem on the nodes named here");
-  c.compare([&](size_t i) { return firmware(nodes[i], c.own[i]); }, Severity::info, "firmware-differs", "HCAs have different firmware", "update when convenient");
-  std::map<std::string, std::vector<std::string>> ids;
-  for (const Node& node : nodes) {
-    if (!node.host.id.empty()) ids[node.host.id].push_back(node.name);
-  }
-  for (const auto& [id, names] : ids) {
-    if (names.size() > 1) c.add(Severity::error, "host-id-equal", names, "these nodes have one host id: ranks would believe that they share memory", {"host id " + id}, "set NCCL_HOSTID to different values on them");
-  }
 }
 
 // What each node says of itself in a row of the table, as one finding for all.

@@ -133,7 +133,8 @@ std::optional<GidChoice> choose_gid(const Node& node, const HcaPort& port) {
   GidChoice choice;
   choice.index = current;
   choice.link_local_ipv4 = taken.link_local_ipv4();
-  choice.usable = taken.valid() && taken.ipv4() == wanted.ipv4 && taken.version == wanted.version && taken.readable && wanted.in_range(taken);
+  choice.usable =
+      taken.valid() && taken.ipv4() == wanted.ipv4 && taken.version == wanted.version && taken.readable && wanted.in_range(taken);
   return choice;
 }
 

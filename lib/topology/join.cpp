@@ -20,9 +20,9 @@ bool concludes(const Node& part) {
 }
 
 void join_host(Host& into, const Host& from) {
-  for (auto field : {&Host::name, &Host::id, &Host::os, &Host::kernel, &Host::arch, &Host::cpu_model, &Host::iommu, &Host::driver_version,
-                     &Host::cuda_driver_version, &Host::nccl_version, &Host::nccl_path, &Host::nccl_hash, &Host::net_plugin,
-                     &Host::verbs_library}) {
+  for (auto field :
+       {&Host::name, &Host::id, &Host::os, &Host::kernel, &Host::arch, &Host::cpu_model, &Host::iommu, &Host::driver_version,
+        &Host::cuda_driver_version, &Host::nccl_version, &Host::nccl_path, &Host::nccl_hash, &Host::net_plugin, &Host::verbs_library}) {
     fill(into.*field, from.*field);
   }
   for (auto field : {&Host::packages, &Host::cores, &Host::logical_cpus}) fill(into.*field, from.*field);
@@ -38,15 +38,18 @@ void join_host(Host& into, const Host& from) {
 }
 
 void join_interface(Interface& into, const Interface& from) {
-  for (auto field : {&Interface::kind, &Interface::type, &Interface::mac, &Interface::bus_id, &Interface::master}) fill(into.*field, from.*field);
+  for (auto field : {&Interface::kind, &Interface::type, &Interface::mac, &Interface::bus_id, &Interface::master})
+    fill(into.*field, from.*field);
   fill(into.up, from.up);
   fill(into.mtu, from.mtu);
   fill(into.speed_mbps, from.speed_mbps);
   fill(into.lower, from.lower);
   for (const Address& address : from.addresses) {
     const auto same = std::find_if(into.addresses.begin(), into.addresses.end(), [&](const Address& a) { return a.ip == address.ip; });
-    if (same == into.addresses.end()) into.addresses.push_back(address);
-    else fill(same->prefix_len, address.prefix_len, -1);
+    if (same == into.addresses.end())
+      into.addresses.push_back(address);
+    else
+      fill(same->prefix_len, address.prefix_len, -1);
   }
   for (auto field : {&Interface::default_route, &Interface::bootstrap, &Interface::out_of_band}) into.*field = into.*field || from.*field;
 }
@@ -95,8 +98,10 @@ std::vector<PciDevice> join_pci(const std::vector<Node>& parts) {
   for (const Node& part : parts) {
     for (const PciDevice& device : part.pci) {
       const auto [it, fresh] = place.emplace(device.bus_id, out.size());
-      if (fresh) out.push_back(device);
-      else join_pci_device(out[it->second], device);
+      if (fresh)
+        out.push_back(device);
+      else
+        join_pci_device(out[it->second], device);
     }
   }
   return out;
@@ -110,7 +115,8 @@ void join_settings(std::vector<Setting>& into, const std::vector<Setting>& from)
 
 // A topology file of PCI elements alone: NCCL's own dump would have GPUs and nets in it. A provider ships it for NCCL_TOPO_FILE.
 bool provided(const Node& part) {
-  const bool nccl = std::any_of(part.sources.begin(), part.sources.end(), [](const std::string& s) { return s.find("(NCCL topology XML") != s.npos; });
+  const bool nccl =
+      std::any_of(part.sources.begin(), part.sources.end(), [](const std::string& s) { return s.find("(NCCL topology XML") != s.npos; });
   const bool dumped = std::any_of(part.gpus.begin(), part.gpus.end(), [](const Gpu& gpu) { return gpu.index >= 0; }) || part.hcas_complete;
   return nccl && part.pci_complete && !part.gpus.empty() && !dumped;
 }
@@ -144,7 +150,8 @@ void add_listed(Node& node) {
   }
 }
 
-// PCI functions that can be nothing but HCAs. Where a verbs device has no known bus id they may be the same, so they count only without such.
+// PCI functions that can be nothing but HCAs. Where a verbs device has no known bus id they may be the same, so they count only without
+// such.
 void add_functions(Node& node) {
   if (node.hcas_complete || node.rdma_absent) return;
   std::set<std::string> known;

@@ -94,7 +94,8 @@ void pair_numbered(United& united) {
   }
   if (numbered.empty() || functions.empty()) return;
   std::sort(numbered.begin(), numbered.end(), [&](size_t a, size_t b) { return united.gpus[a].index < united.gpus[b].index; });
-  std::sort(functions.begin(), functions.end(), [&](size_t a, size_t b) { return pci_before(united.gpus[a].bus_id, united.gpus[b].bus_id); });
+  std::sort(functions.begin(), functions.end(),
+            [&](size_t a, size_t b) { return pci_before(united.gpus[a].bus_id, united.gpus[b].bus_id); });
   std::vector<size_t> target(united.gpus.size());
   std::iota(target.begin(), target.end(), size_t{0});
   std::set<size_t> gone(functions.begin(), functions.end());
@@ -154,8 +155,9 @@ bool named(const Gpu& gpu, std::initializer_list<std::string_view> words) {
 
 // Models that have no NVLink connector at all.
 bool never_nvlink(const Gpu& gpu) {
-  return named(gpu, {"T4", "A2", "A10", "A10G", "A16", "L4", "L40", "L40S", "L20", "L2", "Ada", "GB10"}) || gpu.name.find("RTX 40") != gpu.name.npos ||
-         gpu.name.find("RTX 50") != gpu.name.npos || gpu.name.find("GTX 16") != gpu.name.npos || gpu.name.find("GTX 10") != gpu.name.npos;
+  return named(gpu, {"T4", "A2", "A10", "A10G", "A16", "L4", "L40", "L40S", "L20", "L2", "Ada", "GB10"}) ||
+         gpu.name.find("RTX 40") != gpu.name.npos || gpu.name.find("RTX 50") != gpu.name.npos || gpu.name.find("GTX 16") != gpu.name.npos ||
+         gpu.name.find("GTX 10") != gpu.name.npos;
 }
 
 // Every pair of GPUs is in the matrix.

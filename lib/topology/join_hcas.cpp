@@ -67,8 +67,10 @@ void join_hca(Hca& into, const Hca& from) {
   fill(into.port_count, from.port_count);
   for (const HcaPort& port : from.ports) {
     const auto same = std::find_if(into.ports.begin(), into.ports.end(), [&](const HcaPort& p) { return p.number == port.number; });
-    if (same == into.ports.end()) into.ports.push_back(port);
-    else join_port(*same, port);
+    if (same == into.ports.end())
+      into.ports.push_back(port);
+    else
+      join_port(*same, port);
   }
 }
 
@@ -99,8 +101,10 @@ std::vector<Hca> own_list(const Node& part) {
   std::map<std::string, size_t> place;
   for (const Hca& hca : part.hcas) {
     const auto [it, fresh] = place.emplace(hca.name.empty() ? hca.bus_id : hca.name, out.size());
-    if (fresh) out.push_back(hca);
-    else join_hca(out[it->second], hca);
+    if (fresh)
+      out.push_back(hca);
+    else
+      join_hca(out[it->second], hca);
   }
   renumber_functions(out);
   return out;
@@ -120,15 +124,19 @@ void join_hcas(Node& node, const std::vector<Node>& parts, const std::vector<siz
         continue;
       }
       const auto [it, fresh] = by_name.emplace(hca.name, node.hcas.size());
-      if (fresh) node.hcas.push_back(hca);
-      else join_hca(node.hcas[it->second], hca);
+      if (fresh)
+        node.hcas.push_back(hca);
+      else
+        join_hca(node.hcas[it->second], hca);
     }
   }
   place_by_name(node);
   bool places_open = false;  // some named device's function is unknown: it may be any of the unnamed
   for (size_t k = 0; k < node.hcas.size(); ++k) {
-    if (node.hcas[k].bus_id.empty()) places_open = true;
-    else by_bus.emplace(node.hcas[k].bus_id, k);
+    if (node.hcas[k].bus_id.empty())
+      places_open = true;
+    else
+      by_bus.emplace(node.hcas[k].bus_id, k);
   }
   for (const auto& [part, hca] : unnamed) {
     const auto it = by_bus.find(hca.bus_id);

@@ -46,9 +46,12 @@ Bundles own_links(const Node& node) {
   for (const Gpu& gpu : node.gpus) {
     for (const NvLink& link : gpu.nvlinks) {
       std::string to;
-      if (link.remote == NvLink::Remote::nvswitch) to = "nvswitch";
-      else if (link.remote == NvLink::Remote::cpu) to = "cpu" + std::to_string(std::max(gpu.numa, 0));
-      else if (const auto it = label_at.find(link.remote_bus_id); it != label_at.end() && it->second != gpu.label) to = it->second;
+      if (link.remote == NvLink::Remote::nvswitch)
+        to = "nvswitch";
+      else if (link.remote == NvLink::Remote::cpu)
+        to = "cpu" + std::to_string(std::max(gpu.numa, 0));
+      else if (const auto it = label_at.find(link.remote_bus_id); it != label_at.end() && it->second != gpu.label)
+        to = it->second;
       if (to.empty() || link.count <= 0) continue;
       Bundle& bundle = bundles[{gpu.label, to}];
       bundle.count += link.count;
@@ -69,7 +72,8 @@ Bundles matrix_links(const Node& node) {
       largest[end] = std::max(largest[end], path.nvlinks);
     }
   }
-  const bool switched = std::any_of(sums.begin(), sums.end(), [&](const auto& sum) { return sum.second > most_links(*find_gpu(node, sum.first)); });
+  const bool switched =
+      std::any_of(sums.begin(), sums.end(), [&](const auto& sum) { return sum.second > most_links(*find_gpu(node, sum.first)); });
   if (!switched) return bundles;
   bundles.clear();
   for (const auto& [label, count] : largest) bundles[{label, "nvswitch"}] = {count, 0};
@@ -81,9 +85,12 @@ Bundles matrix_links(const Node& node) {
 double nvlink_gb_per_s(const Gpu& gpu) {
   const auto is = [&](std::string_view model) { return gpu.name.find(model) != gpu.name.npos; };
   if (is("P100")) return 20;
-  if (is("A40") || is("A6000") || is("A5000") || is("A5500") || is("A4500") || is("RTX 3090") || is("A16")) return 14.0625;  // NVLink 3 bridge at 14.0625 GB/s
+  if (is("A40") || is("A6000") || is("A5000") || is("A5500") || is("A4500") || is("RTX 3090") || is("A16"))
+    return 14.0625;  // NVLink 3 bridge at 14.0625 GB/s
   if (is("B100") || is("B200") || is("B300") || is("GB200") || is("GB300")) return 50;
-  if (is("V100") || is("A100") || is("A800") || is("A30") || is("H100") || is("H200") || is("H800") || is("H20") || is("GH200") || is("RTX 6000") || is("RTX 8000")) return 25;
+  if (is("V100") || is("A100") || is("A800") || is("A30") || is("H100") || is("H200") || is("H800") || is("H20") || is("GH200") ||
+      is("RTX 6000") || is("RTX 8000"))
+    return 25;
   switch (gpu.compute_major) {
     case 6: return 20;
     case 7: return 25;

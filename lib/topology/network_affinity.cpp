@@ -24,7 +24,8 @@ std::vector<std::string> nics_of(const Node& node) {
 
 // GPU and CPU joined by NVLink-C2C: a NIC of the same CPU is near (NCCL's P2C).
 bool chip_to_chip(const Gpu& gpu) {
-  return std::any_of(gpu.nvlinks.begin(), gpu.nvlinks.end(), [](const NvLink& link) { return link.remote == NvLink::Remote::cpu && link.count > 0; }) ||
+  return std::any_of(gpu.nvlinks.begin(), gpu.nvlinks.end(),
+                     [](const NvLink& link) { return link.remote == NvLink::Remote::cpu && link.count > 0; }) ||
          gpu.name.find("GH200") != gpu.name.npos || gpu.name.find("GB200") != gpu.name.npos || gpu.name.find("GB300") != gpu.name.npos;
 }
 
@@ -42,7 +43,8 @@ void choose_nics(Node& node, const Distances& distances) {
         all_known = false;
         continue;
       }
-      near = near || kind == PathKind::pix || kind == PathKind::pxb || (chip_to_chip(gpu) && (kind == PathKind::phb || kind == PathKind::node));
+      near = near || kind == PathKind::pix || kind == PathKind::pxb ||
+             (chip_to_chip(gpu) && (kind == PathKind::phb || kind == PathKind::node));
       if (least == PathKind::unknown || kind < least) nearest.clear(), least = kind;
       if (kind == least) nearest.push_back(nic);
     }

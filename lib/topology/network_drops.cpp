@@ -45,13 +45,19 @@ bool software_name(const std::string& name) { return name.starts_with("rxe") || 
 void drop_unopenable(const Node& node, Candidate& candidate) {
   const Hca& hca = *candidate.hca;
   const bool no_devices = node.host.uverbs && node.host.uverbs->empty();
-  if (hca.sysfs_missing) drop(candidate, "sysfs-missing", "listed, but its sysfs folder is gone");
-  else if (hca.openable == false) drop(candidate, "device-not-openable", "libibverbs cannot open it");
-  else if (hca.port_count == 0) drop(candidate, "no-ports", "a verbs device without ports");
-  else if (no_devices && hca.openable != true) drop(candidate, "device-not-openable", "/dev/infiniband has no uverbs device");
+  if (hca.sysfs_missing)
+    drop(candidate, "sysfs-missing", "listed, but its sysfs folder is gone");
+  else if (hca.openable == false)
+    drop(candidate, "device-not-openable", "libibverbs cannot open it");
+  else if (hca.port_count == 0)
+    drop(candidate, "no-ports", "a verbs device without ports");
+  else if (no_devices && hca.openable != true)
+    drop(candidate, "device-not-openable", "/dev/infiniband has no uverbs device");
   else if (node.rdma_absent && hca.openable != true) {
-    if (node.host.uverbs) drop(candidate, "provider-library-missing", "sysfs has it and so has /dev/infiniband, but libibverbs lists no device");
-    else drop(candidate, "device-not-openable", "NCCL or libibverbs found no device here");
+    if (node.host.uverbs)
+      drop(candidate, "provider-library-missing", "sysfs has it and so has /dev/infiniband, but libibverbs lists no device");
+    else
+      drop(candidate, "device-not-openable", "NCCL or libibverbs found no device here");
   }
 }
 
@@ -60,16 +66,23 @@ void drop_unfit(const Node& node, Candidate& candidate, bool tree_has_links, Net
   const Hca& hca = *candidate.hca;
   const uint32_t vendor = vendor_of(node, hca);
   const bool no_rc = hca.node_type == Hca::NodeType::usnic || hca.node_type == Hca::NodeType::unspecified;
-  if (vendor == 0x1d0f) drop(candidate, "not-rc-capable", "EFA: needs the libfabric plug-in");
-  else if (no_rc || vendor == 0x1137) drop(candidate, "not-rc-capable", fmt::format("node type {}, no reliable connections", no_rc ? word(hca.node_type) : "usNIC"));
-  else if (candidate.port.link_layer == LinkLayer::unspecified) drop(candidate, "not-rc-capable", "link layer Unspecified");
-  else if (candidate.explicitly) return;  // asked for by name: software and iWARP too
-  else if (hca.vendor_id == 0xffffff) drop(candidate, "software-rdma", "vendor 0xffffff: software RDMA, slower than sockets");
-  else if (hca.device_link == false && tree_has_links) drop(candidate, "software-rdma", "no PCI device behind it");
+  if (vendor == 0x1d0f)
+    drop(candidate, "not-rc-capable", "EFA: needs the libfabric plug-in");
+  else if (no_rc || vendor == 0x1137)
+    drop(candidate, "not-rc-capable", fmt::format("node type {}, no reliable connections", no_rc ? word(hca.node_type) : "usNIC"));
+  else if (candidate.port.link_layer == LinkLayer::unspecified)
+    drop(candidate, "not-rc-capable", "link layer Unspecified");
+  else if (candidate.explicitly)
+    return;  // asked for by name: software and iWARP too
+  else if (hca.vendor_id == 0xffffff)
+    drop(candidate, "software-rdma", "vendor 0xffffff: software RDMA, slower than sockets");
+  else if (hca.device_link == false && tree_has_links)
+    drop(candidate, "software-rdma", "no PCI device behind it");
   else if (vendor == 0 && software_name(hca.name)) {
     drop(candidate, "software-rdma", "by its name: software RDMA");
     network.judged = true;
-  } else if (hca.node_type == Hca::NodeType::rnic && vendor != 0x1ded) drop(candidate, "iwarp", "node type RNIC");
+  } else if (hca.node_type == Hca::NodeType::rnic && vendor != 0x1ded)
+    drop(candidate, "iwarp", "node type RNIC");
   else if (hca.node_type == Hca::NodeType::unknown && hca.name.starts_with("iw")) {
     drop(candidate, "iwarp", "by its name");
     network.judged = true;
@@ -91,13 +104,15 @@ void drop_down(const Node& node, Candidate& candidate, Network& network) {
       const Interface* interface = find_interface(node, netdev);
       if (!up && interface) up = interface->up;
     }
-    if (up == false) down = true, text = "its netdev " + (candidate.netdevs.empty() ? std::string() : candidate.netdevs.front() + " ") + "has no carrier";
+    if (up == false)
+      down = true, text = "its netdev " + (candidate.netdevs.empty() ? std::string() : candidate.netdevs.front() + " ") + "has no carrier";
   }
   if (down) {
     network.ports_down[name_of(*candidate.hca)] = port.phys_state;
     return drop(candidate, "port-down", text);
   }
-  if (infiniband && (port.lid == 0 || port.lid == 0xffff)) drop(candidate, "no-subnet-manager", fmt::format("LID {}: not configured by a subnet manager", port.lid));
+  if (infiniband && (port.lid == 0 || port.lid == 0xffff))
+    drop(candidate, "no-subnet-manager", fmt::format("LID {}: not configured by a subnet manager", port.lid));
 }
 
 // The interfaces whose addresses stand in a port's GID table: its netdev, bonds over it, VLAN and macvlan children of it.
@@ -107,10 +122,13 @@ std::vector<const Interface*> carriers(const Node& node, const Candidate& candid
     const Interface* own = find_interface(node, netdev);
     if (own && !own->master.empty()) names.push_back(own->master);
   }
-  const auto among = [](const std::vector<std::string>& list, const std::string& name) { return std::find(list.begin(), list.end(), name) != list.end(); };
+  const auto among = [](const std::vector<std::string>& list, const std::string& name) {
+    return std::find(list.begin(), list.end(), name) != list.end();
+  };
   std::vector<const Interface*> out;
   for (const Interface& interface : node.interfaces) {
-    const bool over = std::any_of(interface.lower.begin(), interface.lower.end(), [&](const std::string& lower) { return among(candidate.netdevs, lower); });
+    const bool over = std::any_of(interface.lower.begin(), interface.lower.end(),
+                                  [&](const std::string& lower) { return among(candidate.netdevs, lower); });
     if (over || among(names, interface.name)) out.push_back(&interface);
   }
   return out;
@@ -121,7 +139,8 @@ void drop_without_gid(const Node& node, Candidate& candidate, bool addresses_kno
   if (candidate.port.link_layer != LinkLayer::ethernet || candidate.explicitly) return;
   if (candidate.port.gid_table) {
     const auto choice = choose_gid(node, candidate.port);
-    if (choice && !choice->usable) drop(candidate, "no-usable-gid", fmt::format("the rule ends at GID {}, which is no routable RoCE v2 address", choice->index));
+    if (choice && !choice->usable)
+      drop(candidate, "no-usable-gid", fmt::format("the rule ends at GID {}, which is no routable RoCE v2 address", choice->index));
     return;
   }
   const auto interfaces = carriers(node, candidate);
@@ -130,7 +149,8 @@ void drop_without_gid(const Node& node, Candidate& candidate, bool addresses_kno
   for (const Interface* interface : interfaces) {
     for (const Address& address : interface->addresses) any = true, usable = usable || !address.ip.starts_with("fe80");
   }
-  if (!usable && (any || addresses_known)) drop(candidate, "no-usable-gid", fmt::format("{} has no address but link-local ones", interfaces.front()->name));
+  if (!usable && (any || addresses_known))
+    drop(candidate, "no-usable-gid", fmt::format("{} has no address but link-local ones", interfaces.front()->name));
 }
 
 // 7: NCCL refuses to connect InfiniBand to Ethernet.
@@ -139,7 +159,8 @@ void drop_mixed(Candidates& candidates) {
   const auto infiniband = [](const Candidate* c) { return c->port.link_layer == LinkLayer::infiniband; };
   if (std::none_of(rest.begin(), rest.end(), infiniband)) return;
   for (Candidate* candidate : rest) {
-    if (candidate->port.link_layer == LinkLayer::ethernet && !candidate->explicitly) drop(*candidate, "mixed-link-layer", "Ethernet beside InfiniBand ports");
+    if (candidate->port.link_layer == LinkLayer::ethernet && !candidate->explicitly)
+      drop(*candidate, "mixed-link-layer", "Ethernet beside InfiniBand ports");
   }
 }
 
@@ -147,8 +168,9 @@ void drop_mixed(Candidates& candidates) {
 double model_rate(const Node& node, const Hca& hca) {
   const PciDevice* function = find_pci(node, hca.bus_id);
   const uint32_t part = hca.part_id != 0 ? hca.part_id : function && function->vendor == 0x15b3 ? function->device : 0;
-  static const std::map<uint32_t, double> rates = {{4117, 50},  {4118, 50},  {4127, 50},  {4115, 100}, {4119, 100},   {4120, 100},   {4121, 100}, {4123, 200},
-                                                   {4124, 200}, {4125, 200}, {41686, 200}, {4129, 400}, {41692, 400}, {4131, 800}};
+  static const std::map<uint32_t, double> rates = {{4117, 50},   {4118, 50},  {4127, 50},   {4115, 100}, {4119, 100},
+                                                   {4120, 100},  {4121, 100}, {4123, 200},  {4124, 200}, {4125, 200},
+                                                   {41686, 200}, {4129, 400}, {41692, 400}, {4131, 800}};
   const auto it = rates.find(part);
   return it == rates.end() ? 0 : it->second;
 }
@@ -186,8 +208,13 @@ void drop_slow(const Node& node, const Distances& distances, Candidates& candida
   for (size_t i = 0; i < rest.size(); ++i) (rates[i] < fastest ? slow : fast).push_back(rest[i]);
   if (slow.empty()) return;
   network.judged = true;
-  if (fast.size() < node.gpus.size() && !serves_each_gpu(node, distances, fast, PathKind::pix) && serves_each_gpu(node, distances, slow, PathKind::pix)) {
-    network.reasons.push_back({name_of(*fast.front()->hca), "slow-class-serves-gpus", fmt::format("{} ports of {:g} Gb/s are fewer than the GPUs, and slower ports sit beside each GPU; the fastest are kept", fast.size(), fastest), false});
+  if (fast.size() < node.gpus.size() && !serves_each_gpu(node, distances, fast, PathKind::pix) &&
+      serves_each_gpu(node, distances, slow, PathKind::pix)) {
+    network.reasons.push_back(
+        {name_of(*fast.front()->hca), "slow-class-serves-gpus",
+         fmt::format("{} ports of {:g} Gb/s are fewer than the GPUs, and slower ports sit beside each GPU; the fastest are kept",
+                     fast.size(), fastest),
+         false});
   }
   for (Candidate* candidate : slow) {
     const double rate = candidate->port.rate_gbps > 0 ? candidate->port.rate_gbps : model_rate(node, *candidate->hca);
@@ -240,8 +267,10 @@ void drop_virtual(const Node& node, Candidates& candidates) {
   for (const Candidate* candidate : left(candidates)) present.insert(candidate->hca->bus_id);
   for (Candidate* candidate : left(candidates)) {
     const PciDevice* function = find_pci(node, candidate->hca->bus_id);
-    const std::string physical = !candidate->hca->physical_function.empty() || !function ? candidate->hca->physical_function : function->physical_function;
-    if (!physical.empty() && present.contains(physical)) drop(*candidate, "virtual-function", "its physical function " + physical + " is here too");
+    const std::string physical =
+        !candidate->hca->physical_function.empty() || !function ? candidate->hca->physical_function : function->physical_function;
+    if (!physical.empty() && present.contains(physical))
+      drop(*candidate, "virtual-function", "its physical function " + physical + " is here too");
   }
 }
 

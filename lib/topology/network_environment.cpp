@@ -20,7 +20,8 @@ class Environment {
   explicit Environment(Node& node) : node_(node), out_(node.network.environment) {
     for (const Setting& setting : node.settings) {
       if (!of_network(setting.name) || !names_.insert(setting.name).second) continue;
-      out_.push_back({setting.name, user_setting(node, setting.name).value_or(setting.value), "set by the user (" + setting.origin + ")", true});
+      out_.push_back(
+          {setting.name, user_setting(node, setting.name).value_or(setting.value), "set by the user (" + setting.origin + ")", true});
     }
   }
   void set(const std::string& name, std::string value, std::string reason) {
@@ -45,7 +46,9 @@ bool older_than(const std::string& version, int major, int minor) {
 }
 
 // Rail ids came with 2.30: older versions would read "mlx5_0:1:0" as a port.
-bool knows_rails(const std::string& version) { return !version.empty() && !older_than(version, 2, 30) && version.find('.') != version.npos; }
+bool knows_rails(const std::string& version) {
+  return !version.empty() && !older_than(version, 2, 30) && version.find('.') != version.npos;
+}
 
 std::string hca_list(const Network& network, bool rails) {
   std::string list;
@@ -74,13 +77,16 @@ bool bonded(const Network& network) {
 void add_roce(Environment& environment, const Node& node) {
   const Network& network = node.network;
   if (older_than(node.host.nccl_version, 2, 21) && network.gid_index) {
-    environment.set("NCCL_IB_GID_INDEX", std::to_string(*network.gid_index), "NCCL " + node.host.nccl_version + " does not look for the RoCE v2 address itself; all chosen ports have it here");
+    environment.set("NCCL_IB_GID_INDEX", std::to_string(*network.gid_index),
+                    "NCCL " + node.host.nccl_version + " does not look for the RoCE v2 address itself; all chosen ports have it here");
     environment.set("UCX_IB_GID_INDEX", std::to_string(*network.gid_index), "as for NCCL");
   }
   if (bonded(network)) environment.set("NCCL_IB_QPS_PER_CONNECTION", "4", "a queue pair stays on one member of the bond; several use both");
-  if (network.ib_tc && *network.ib_tc >= 0) environment.set("UCX_IB_TRAFFIC_CLASS", std::to_string(*network.ib_tc), "as the site's NCCL_IB_TC");
+  if (network.ib_tc && *network.ib_tc >= 0)
+    environment.set("UCX_IB_TRAFFIC_CLASS", std::to_string(*network.ib_tc), "as the site's NCCL_IB_TC");
   if (network.ib_sl && *network.ib_sl >= 0) environment.set("UCX_IB_SL", std::to_string(*network.ib_sl), "as the site's NCCL_IB_SL");
-  if (const auto index = user_setting(node, "NCCL_IB_GID_INDEX"); index && *index != "-1") environment.set("UCX_IB_GID_INDEX", *index, "as the site's NCCL_IB_GID_INDEX");
+  if (const auto index = user_setting(node, "NCCL_IB_GID_INDEX"); index && *index != "-1")
+    environment.set("UCX_IB_GID_INDEX", *index, "as the site's NCCL_IB_GID_INDEX");
 }
 
 void add_rdma(Environment& environment, const Node& node, int num_nodes) {
@@ -88,7 +94,9 @@ void add_rdma(Environment& environment, const Node& node, int num_nodes) {
   environment.set("NCCL_IB_DISABLE", "0", "verbs ports are up");
   if (network.hcas) {  // without names there is nothing to list
     const bool rails = network.rails_isolated == true && knows_rails(node.host.nccl_version);
-    environment.set("NCCL_IB_HCA", "=" + hca_list(network, rails), rails ? "the chosen ports in PCI order with their rails; \"=\": exact names" : "the chosen ports in PCI order; \"=\": exact names, for mlx5_1 would also take mlx5_10");
+    environment.set("NCCL_IB_HCA", "=" + hca_list(network, rails),
+                    rails ? "the chosen ports in PCI order with their rails; \"=\": exact names"
+                          : "the chosen ports in PCI order; \"=\": exact names, for mlx5_1 would also take mlx5_10");
     environment.set("UCX_NET_DEVICES", hca_list(network, false), "the same ports for UCX; must be set before MPI_Init");
   }
   add_interface(environment, network);
@@ -137,7 +145,8 @@ void choose_environment(Node& node, int num_nodes) {
     case Transport::ib:
     case Transport::roce: return add_rdma(environment, node, num_nodes);
     case Transport::socket:
-      if (network.fallback_reason != "peers-cannot" && plugin_found(node)) return add_interface(environment, network);  // the plug-in sets its own
+      if (network.fallback_reason != "peers-cannot" && plugin_found(node))
+        return add_interface(environment, network);  // the plug-in sets its own
       return add_sockets(environment, node);
     case Transport::unknown: return add_interface(environment, network);
   }

@@ -22,7 +22,8 @@ int count_efa(const Node& node) {
     if (is) efa.insert(name_of(hca));
     others = others || !is;
   }
-  const auto functions = static_cast<size_t>(std::count_if(node.pci.begin(), node.pci.end(), [](const PciDevice& d) { return is_efa(d.vendor, d.device); }));
+  const auto functions =
+      static_cast<size_t>(std::count_if(node.pci.begin(), node.pci.end(), [](const PciDevice& d) { return is_efa(d.vendor, d.device); }));
   size_t count = std::max(efa.size(), functions);
   if (count > 0 && !others && !node.hcas_complete && node.host.uverbs) count = std::max(count, node.host.uverbs->size());
   return static_cast<int>(count);
@@ -71,14 +72,16 @@ std::string google_fabric(const Node& node) {
 void choose_fabric(Node& node) {
   Network& network = node.network;
   if (node.pci_complete) {
-    network.nic_count = static_cast<int>(std::count_if(node.pci.begin(), node.pci.end(), [](const PciDevice& d) { return is_nic_class(d.class_code); }));
+    network.nic_count =
+        static_cast<int>(std::count_if(node.pci.begin(), node.pci.end(), [](const PciDevice& d) { return is_nic_class(d.class_code); }));
   }
   const int efa = count_efa(node);
   const auto& providers = node.host.fabric_providers;
   const bool provider = std::find(providers.begin(), providers.end(), "efa") != providers.end();
   if (efa > 0) network.efa_count = efa;
   network.plugin_fabric = efa > 0 || provider ? "efa" : google_fabric(node);
-  if (provider && efa == 0 && node.hcas.empty() && network.transport == Transport::unknown) {  // libfabric shows EFA, nobody lists verbs devices
+  if (provider && efa == 0 && node.hcas.empty() &&
+      network.transport == Transport::unknown) {  // libfabric shows EFA, nobody lists verbs devices
     network.transport = Transport::socket;
     network.hcas.emplace();
     network.hca_count = 0;

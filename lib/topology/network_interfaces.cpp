@@ -30,7 +30,8 @@ void add_interface(Common& common, const Node& node, size_t node_idx, const Inte
   common.out_of_band = common.out_of_band || interface.out_of_band;
   common.default_route = common.default_route || interface.default_route;
   common.ipoib = common.ipoib || interface.type == "infiniband" || (interface.type.empty() && interface.name.starts_with("ib"));
-  common.rail = common.rail || std::any_of(node.network.ports.begin(), node.network.ports.end(), [&](const ChosenPort& p) { return p.netdev == interface.name; });
+  common.rail = common.rail || std::any_of(node.network.ports.begin(), node.network.ports.end(),
+                                           [&](const ChosenPort& p) { return p.netdev == interface.name; });
   common.slowest_mbps = common.slowest_mbps < 0 ? interface.speed_mbps : std::min(common.slowest_mbps, interface.speed_mbps);
   common.rank_sum += rank;
 }
@@ -74,7 +75,10 @@ void choose_interfaces(Cluster& cluster) {
     const Interface* own = find_interface(cluster.nodes[i], network.socket_ifname);
     if (fixed_by_user(cluster.nodes[i]) || (own && own->bootstrap)) continue;
     network.socket_ifname = interface;
-    network.reasons.push_back({interface, "common-subnet", *name + " is common to " + std::to_string(best->interface_of.size()) + " of " + std::to_string(cluster.nodes.size()) + " nodes", false});
+    network.reasons.push_back(
+        {interface, "common-subnet",
+         *name + " is common to " + std::to_string(best->interface_of.size()) + " of " + std::to_string(cluster.nodes.size()) + " nodes",
+         false});
   }
 }
 

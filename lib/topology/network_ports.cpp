@@ -22,7 +22,8 @@ std::optional<int> number_setting(const Node& node, std::string_view name) {
 }
 
 bool same_word(std::string_view a, std::string_view b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
 }
 
 std::string refused_by(const Node& node) {
@@ -48,7 +49,8 @@ std::vector<Candidate> candidates_of(Node& node) {
       candidate.explicitly = !list.exclude && std::any_of(list.entries.begin(), list.entries.end(), [&](const auto& entry) {
         return entry.name == hca.name && (entry.port < 0 || entry.port == port.number);
       });
-      if (!refused.empty()) candidate.dropped = "disabled-by-user", candidate.text = refused;
+      if (!refused.empty())
+        candidate.dropped = "disabled-by-user", candidate.text = refused;
       else if (!hca.name.empty() && !list.admits(hca.name, port.number)) {
         candidate.dropped = "not-in-user-list", candidate.text = "NCCL_IB_HCA=" + value;
       }
@@ -140,7 +142,8 @@ void take_ports(Node& node, std::vector<Candidate*> ports) {
     ethernet = ethernet || candidate->port.link_layer == LinkLayer::ethernet;
     unnamed = unnamed || candidate->hca->name.empty();
     if (hcas.insert(candidate->hca).second) names.push_back(candidate->hca->name);
-    if (candidate->port.state == PortState::unknown) network.reasons.push_back({candidate->subject(), "state-unknown", "no source shows the state of this port", false});
+    if (candidate->port.state == PortState::unknown)
+      network.reasons.push_back({candidate->subject(), "state-unknown", "no source shows the state of this port", false});
   }
   network.transport = infiniband ? Transport::ib : ethernet ? Transport::roce : Transport::unknown;
   network.link_layer = infiniband ? LinkLayer::infiniband : ethernet ? LinkLayer::ethernet : LinkLayer::unknown;
@@ -150,14 +153,18 @@ void take_ports(Node& node, std::vector<Candidate*> ports) {
 
 // Step of each drop reason, for ties, and what it means for the node as a whole.
 std::pair<int, std::string> fallback_of(const Candidate& candidate, const Node& node) {
-  static const std::map<std::string, std::pair<int, std::string>> table = {
-      {"disabled-by-user", {0, "disabled-by-user"}},         {"not-in-user-list", {0, "disabled-by-user"}},
-      {"sysfs-missing", {1, "rdma-device-not-openable"}},    {"device-not-openable", {1, "rdma-device-not-openable"}},
-      {"provider-library-missing", {1, "provider-library-missing"}},
-      {"no-ports", {-1, "no-rdma-device"}},                  {"not-rc-capable", {2, "verbs-device-without-rc"}},
-      {"software-rdma", {3, "software-rdma-device"}},        {"iwarp", {4, "verbs-device-without-rc"}},
-      {"port-down", {5, "all-ports-down"}},                  {"no-subnet-manager", {5, "all-ports-down"}},
-      {"no-usable-gid", {6, "no-usable-gid"}}};
+  static const std::map<std::string, std::pair<int, std::string>> table = {{"disabled-by-user", {0, "disabled-by-user"}},
+                                                                           {"not-in-user-list", {0, "disabled-by-user"}},
+                                                                           {"sysfs-missing", {1, "rdma-device-not-openable"}},
+                                                                           {"device-not-openable", {1, "rdma-device-not-openable"}},
+                                                                           {"provider-library-missing", {1, "provider-library-missing"}},
+                                                                           {"no-ports", {-1, "no-rdma-device"}},
+                                                                           {"not-rc-capable", {2, "verbs-device-without-rc"}},
+                                                                           {"software-rdma", {3, "software-rdma-device"}},
+                                                                           {"iwarp", {4, "verbs-device-without-rc"}},
+                                                                           {"port-down", {5, "all-ports-down"}},
+                                                                           {"no-subnet-manager", {5, "all-ports-down"}},
+                                                                           {"no-usable-gid", {6, "no-usable-gid"}}};
   const auto it = table.find(candidate.dropped);
   if (it == table.end()) return {0, "no-rdma-device"};
   const PciDevice* function = find_pci(node, candidate.hca->bus_id);
@@ -183,8 +190,10 @@ void fall_back(Node& node, const std::vector<Candidate>& candidates) {
   network.transport = Transport::socket;
   network.hcas.emplace();
   network.hca_count = 0;
-  if (!refused_by(node).empty()) network.fallback_reason = "disabled-by-user";
-  else network.fallback_reason = candidates.empty() ? "no-rdma-device" : majority(candidates, node);
+  if (!refused_by(node).empty())
+    network.fallback_reason = "disabled-by-user";
+  else
+    network.fallback_reason = candidates.empty() ? "no-rdma-device" : majority(candidates, node);
   std::vector<std::string> detail;
   for (const Candidate& candidate : candidates) detail.push_back(candidate.subject() + " " + candidate.text);
   if (detail.size() > 8) {
@@ -192,7 +201,9 @@ void fall_back(Node& node, const std::vector<Candidate>& candidates) {
     detail.resize(8);
     detail.push_back(fmt::format("{} more", more));
   }
-  network.reasons.push_back({"transport", network.fallback_reason, fmt::format("socket: {}", detail.empty() ? "no verbs device" : fmt::format("{}", fmt::join(detail, ", "))), false});
+  network.reasons.push_back({"transport", network.fallback_reason,
+                             fmt::format("socket: {}", detail.empty() ? "no verbs device" : fmt::format("{}", fmt::join(detail, ", "))),
+                             false});
 }
 
 // One number for the process: the user's, or the one on which all chosen ports agree.
@@ -229,8 +240,10 @@ void choose_ports(Node& node) {
   std::vector<Candidate*> left;
   std::set<std::string> used, seen;
   for (Candidate& candidate : candidates) {
-    if (candidate.dropped.empty()) left.push_back(&candidate), used.insert(name_of(*candidate.hca));
-    else network.reasons.push_back({candidate.subject(), candidate.dropped, candidate.text, true});
+    if (candidate.dropped.empty())
+      left.push_back(&candidate), used.insert(name_of(*candidate.hca));
+    else
+      network.reasons.push_back({candidate.subject(), candidate.dropped, candidate.text, true});
   }
   for (const Hca& hca : node.hcas) {
     if (!seen.insert(name_of(hca)).second) continue;
@@ -239,8 +252,10 @@ void choose_ports(Node& node) {
   }
   std::sort(network.hcas_seen.begin(), network.hcas_seen.end(), natural_before);
   std::sort(network.hcas_excluded.begin(), network.hcas_excluded.end(), natural_before);
-  if (left.empty()) fall_back(node, candidates);
-  else take_ports(node, left);
+  if (left.empty())
+    fall_back(node, candidates);
+  else
+    take_ports(node, left);
   apply_rail_facts(node, network);
   choose_gid_index(node, candidates, network);
   network.qps_per_connection = number_setting(node, "NCCL_IB_QPS_PER_CONNECTION");

@@ -14,22 +14,22 @@ bool hex(std::string_view text) {
 
 // Interfaces of container engines and overlays: NCCL would take most of them.
 bool virtual_name(std::string_view name) {
-  static constexpr std::array<std::string_view, 14> prefixes = {"docker", "virbr", "veth", "cni",    "cali", "flannel", "tunl",
-                                                                "kube-",  "podman", "tap",  "tun",    "wg",   "tailscale", "zt"};
+  static constexpr std::array<std::string_view, 14> prefixes = {"docker", "virbr",  "veth", "cni", "cali", "flannel",   "tunl",
+                                                                "kube-",  "podman", "tap",  "tun", "wg",   "tailscale", "zt"};
   if (std::any_of(prefixes.begin(), prefixes.end(), [&](std::string_view p) { return name.starts_with(p); })) return true;
   return name.starts_with("br-") && name.size() == 15 && hex(name.substr(3));
 }
 
-bool loopback(const Interface& interface) {
-  return interface.name == "lo" || interface.kind == "loopback" || interface.type == "loopback";
-}
+bool loopback(const Interface& interface) { return interface.name == "lo" || interface.kind == "loopback" || interface.type == "loopback"; }
 
 bool only_link_local(const Interface& interface) {
   return !interface.addresses.empty() &&
          std::all_of(interface.addresses.begin(), interface.addresses.end(), [](const Address& a) { return link_local(a.ip); });
 }
 
-bool ipoib(const Interface& interface) { return interface.type == "infiniband" || (interface.type.empty() && interface.name.starts_with("ib")); }
+bool ipoib(const Interface& interface) {
+  return interface.type == "infiniband" || (interface.type.empty() && interface.name.starts_with("ib"));
+}
 
 /// Why an interface stands where it stands; lower is better.
 struct Rank {
@@ -57,9 +57,8 @@ Rank rank(const Interface& interface, bool need_address) {
 
 // NCCL's own topology file gives no addresses, but lists only interfaces that have one.
 bool found_by_nccl(const Node& node) {
-  return node.hcas_complete && std::any_of(node.sources.begin(), node.sources.end(), [](const std::string& source) {
-           return source.find("(NCCL topology XML") != source.npos;
-         });
+  return node.hcas_complete && std::any_of(node.sources.begin(), node.sources.end(),
+                                           [](const std::string& source) { return source.find("(NCCL topology XML") != source.npos; });
 }
 
 }  // namespace
@@ -75,8 +74,10 @@ std::vector<std::string> rank_interfaces(const Node& node, std::vector<Reason>& 
   std::vector<std::pair<int, std::string>> ranked;
   for (const Interface& interface : node.interfaces) {
     Rank place = rank(interface, need_address);
-    if (users && !list.admits(interface.name)) place = {kNever, "not-in-user-list", "NCCL_SOCKET_IFNAME leaves it out"};
-    else if (users && !list.exclude) place = {0, "users-interface", "NCCL_SOCKET_IFNAME names it"};
+    if (users && !list.admits(interface.name))
+      place = {kNever, "not-in-user-list", "NCCL_SOCKET_IFNAME leaves it out"};
+    else if (users && !list.exclude)
+      place = {0, "users-interface", "NCCL_SOCKET_IFNAME names it"};
     // Names of overlays are the last resort: in a network namespace of its own, such an interface may be all there is.
     const bool container_only = interface.name.starts_with("docker") || interface.name.starts_with("virbr");
     const bool dropped = place.tier == kNever || (place.tier == 8 && container_only);

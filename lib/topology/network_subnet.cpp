@@ -19,7 +19,8 @@ std::string subnet_of(const Address& address) {
   const int bits = ipv4 ? 32 : 128;
   if (!ipv4 && inet_pton(AF_INET6, address.ip.c_str(), bytes.data()) != 1) return "";
   if (address.prefix_len < 0 || address.prefix_len > bits) return "";
-  for (int bit = address.prefix_len; bit < bits; ++bit) bytes[static_cast<size_t>(bit / 8)] &= static_cast<unsigned char>(~(0x80 >> (bit % 8)));
+  for (int bit = address.prefix_len; bit < bits; ++bit)
+    bytes[static_cast<size_t>(bit / 8)] &= static_cast<unsigned char>(~(0x80 >> (bit % 8)));
   if (!inet_ntop(ipv4 ? AF_INET : AF_INET6, bytes.data(), text.data(), text.size())) return "";
   return std::string(text.data()) + "/" + std::to_string(address.prefix_len);
 }

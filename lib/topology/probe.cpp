@@ -59,6 +59,22 @@ void compare_gpus(const Tree& machine, const Node& nvml, Node& node) {
 
 }  // namespace
 
+void topology::keep_given_gpus(const Node& nvml, Node& tree) {
+  if (!nvml.gpus_complete || nvml.gpus.empty()) return;
+  const auto hidden = [&](const Gpu& gpu) {
+    return std::none_of(nvml.gpus.begin(), nvml.gpus.end(), [&](const Gpu& given) { return given.bus_id == gpu.bus_id; });
+  };
+  std::vector<std::string> evidence;
+  for (const Gpu& gpu : tree.gpus) {
+    if (hidden(gpu)) evidence.push_back(gpu.bus_id + " (sysfs)");
+  }
+  if (evidence.empty()) return;
+  std::erase_if(tree.gpus, hidden);
+  tree.gpus_complete = false;
+  tree.findings.push_back({"gpus-not-given", Severity::info, {}, "the machine has GPUs that this container or virtual machine was not given", std::move(evidence),
+                           "nothing, if that is meant; else start the container with all GPUs"});
+}
+
 Node probe_node(const ProbeOptions& options) {
   const auto machine = folder_tree(options.root);
   Node tree = read_sysfs(*machine, options.root);
@@ -69,6 +85,7 @@ Node probe_node(const ProbeOptions& options) {
     if (tree.host.name.empty()) tree.host.name = clean_text(host_name());
     tree.sources = {"live: sysfs"};
     const Node nvml = probe_nvml(options.nvml_library), verbs = probe_verbs(options.verbs_library);
+    keep_given_gpus(nvml, tree);
     // The kernel's order of interfaces and the driver's numbers of GPUs come first, then what this process may do.
     std::vector<Node> parts;
     if (options.netlink) parts.push_back(probe_netlink());

@@ -15,4 +15,7 @@ DSINFER_INTERNAL void find_nccl(const std::string& library, Node& node);
 /// Where the loader would find a library: what is loaded already, LD_LIBRARY_PATH, its cache, the system's folders; "" if nowhere.
 DSINFER_INTERNAL std::string loader_path(const std::string& library);
 
+/// A container's sysfs shows all GPUs of the machine, NVML those that it was given: the others are left out of `tree`, and said.
+DSINFER_INTERNAL void keep_given_gpus(const Node& nvml, Node& tree);
+
 }  // namespace dsinfer::topology

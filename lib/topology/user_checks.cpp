@@ -13,7 +13,8 @@ namespace {
 
 using Findings = std::vector<Finding>;
 
-void add(Findings& out, const Node& node, Severity severity, std::string code, std::string text, std::vector<std::string> evidence, std::string advice) {
+void add(Findings& out, const Node& node, Severity severity, std::string code, std::string text, std::vector<std::string> evidence,
+         std::string advice) {
   out.push_back({std::move(code), severity, {node.name}, std::move(text), std::move(evidence), std::move(advice)});
 }
 
@@ -41,12 +42,14 @@ void check_hca(const Node& node, Findings& out) {
   }
   const bool complete = node.hcas_complete || node.rdma_absent;
   for (const auto& entry : list.entries) {
-    const bool found = std::any_of(names.begin(), names.end(), [&](const std::string& n) { return list.exact ? n == entry.name : n.starts_with(entry.name); });
+    const bool found = std::any_of(names.begin(), names.end(),
+                                   [&](const std::string& n) { return list.exact ? n == entry.name : n.starts_with(entry.name); });
     if (!found && (complete || (!names.empty() && !list.exact))) unknown.push_back(entry.name);
   }
   if (!unknown.empty()) {
     add(out, node, complete ? Severity::error : Severity::warning, "user-hca-unknown",
-        fmt::format("NCCL_IB_HCA names devices that are not here: {}; NCCL ignores them without a word", fmt::join(unknown, ", ")), {line}, "correct the list; if no name is right NCCL falls to sockets");
+        fmt::format("NCCL_IB_HCA names devices that are not here: {}; NCCL ignores them without a word", fmt::join(unknown, ", ")), {line},
+        "correct the list; if no name is right NCCL falls to sockets");
   }
   for (const Reason& reason : node.network.reasons) {
     if (!reason.dropped || list.exclude) continue;
@@ -55,10 +58,17 @@ void check_hca(const Node& node, Findings& out) {
     if (!listed || reason.code == "disabled-by-user") continue;
     (reason.code == "mixed-link-layer" ? mixed : unusable).push_back(fmt::format("{}: {} ({})", reason.subject, reason.code, reason.text));
   }
-  if (!unusable.empty()) add(out, node, Severity::warning, "user-hca-unusable", "NCCL_IB_HCA takes ports that cannot be used", unusable, "correct the list, or bring the ports up");
-  if (!mixed.empty()) add(out, node, Severity::error, "user-hca-mixed", "NCCL_IB_HCA takes InfiniBand and Ethernet ports together, which cannot talk to each other", mixed, "list the ports of one link layer, with exact names");
+  if (!unusable.empty())
+    add(out, node, Severity::warning, "user-hca-unusable", "NCCL_IB_HCA takes ports that cannot be used", unusable,
+        "correct the list, or bring the ports up");
+  if (!mixed.empty())
+    add(out, node, Severity::error, "user-hca-mixed",
+        "NCCL_IB_HCA takes InfiniBand and Ethernet ports together, which cannot talk to each other", mixed,
+        "list the ports of one link layer, with exact names");
   const auto prefix = list.exclude ? std::vector<std::string>() : trapped(list, names);
-  if (!prefix.empty()) add(out, node, Severity::warning, "user-hca-prefix", "names in NCCL_IB_HCA are prefixes", prefix, "begin the value with \"=\": NCCL_IB_HCA==" + list.entries.front().name);
+  if (!prefix.empty())
+    add(out, node, Severity::warning, "user-hca-prefix", "names in NCCL_IB_HCA are prefixes", prefix,
+        "begin the value with \"=\": NCCL_IB_HCA==" + list.entries.front().name);
 }
 
 void check_gid_index(const Node& node, Findings& out) {
@@ -66,7 +76,8 @@ void check_gid_index(const Node& node, Findings& out) {
   int index = -1;
   if (!value || std::from_chars(value->data(), value->data() + value->size(), index).ec != std::errc() || index < 0) return;
   if (node.network.transport == Transport::ib) {
-    return add(out, node, Severity::info, "user-gid-index-no-effect", "NCCL_IB_GID_INDEX has no effect on InfiniBand", {"NCCL_IB_GID_INDEX=" + *value}, "unset it");
+    return add(out, node, Severity::info, "user-gid-index-no-effect", "NCCL_IB_GID_INDEX has no effect on InfiniBand",
+               {"NCCL_IB_GID_INDEX=" + *value}, "unset it");
   }
   if (node.network.transport != Transport::roce) return;
   std::vector<std::string> wrong;
@@ -79,12 +90,15 @@ void check_gid_index(const Node& node, Findings& out) {
         const bool version_wrong = gid != port.gids.end() && gid->roce_version == 1;
         if (held != "empty" && !version_wrong && !held.starts_with("fe80") && gid->readable) continue;
         const std::string by_rule = chosen.gid_index ? fmt::format(", the rule gives {}", *chosen.gid_index) : "";
-        wrong.push_back(fmt::format("{}:{} GID {} is {}{}{}", chosen.hca, chosen.port, index, held, version_wrong ? " (RoCE v1)" : "", by_rule));
+        wrong.push_back(
+            fmt::format("{}:{} GID {} is {}{}{}", chosen.hca, chosen.port, index, held, version_wrong ? " (RoCE v1)" : "", by_rule));
       }
     }
   }
   if (!wrong.empty()) {
-    add(out, node, Severity::error, "user-gid-index-wrong", fmt::format("NCCL_IB_GID_INDEX={} is no routable RoCE v2 address on some chosen port", index), wrong, "unset it: NCCL 2.21 and later find the right entry of each port");
+    add(out, node, Severity::error, "user-gid-index-wrong",
+        fmt::format("NCCL_IB_GID_INDEX={} is no routable RoCE v2 address on some chosen port", index), wrong,
+        "unset it: NCCL 2.21 and later find the right entry of each port");
   }
 }
 
@@ -104,11 +118,17 @@ void check_interface(const Node& node, Findings& out) {
     if (interface.up == false) down.push_back(interface.name);
   }
   if (!any && node.interfaces_complete) {
-    add(out, node, Severity::error, "user-socket-ifname-unknown", "NCCL_SOCKET_IFNAME names no interface of this node; NCCL stops", {line, fmt::format("interfaces: {}", fmt::join(names, ", "))}, "interface names differ between nodes: set it for each, or leave it unset");
+    add(out, node, Severity::error, "user-socket-ifname-unknown", "NCCL_SOCKET_IFNAME names no interface of this node; NCCL stops",
+        {line, fmt::format("interfaces: {}", fmt::join(names, ", "))},
+        "interface names differ between nodes: set it for each, or leave it unset");
   }
-  if (any && !any_up) add(out, node, Severity::error, "user-socket-ifname-down", fmt::format("{} is down", fmt::join(down, ", ")), {line}, "bring it up, or name another");
+  if (any && !any_up)
+    add(out, node, Severity::error, "user-socket-ifname-down", fmt::format("{} is down", fmt::join(down, ", ")), {line},
+        "bring it up, or name another");
   const auto prefix = trapped(list, names);
-  if (!prefix.empty()) add(out, node, Severity::warning, "user-socket-ifname-prefix", "names in NCCL_SOCKET_IFNAME are prefixes", prefix, "begin the value with \"=\"");
+  if (!prefix.empty())
+    add(out, node, Severity::warning, "user-socket-ifname-prefix", "names in NCCL_SOCKET_IFNAME are prefixes", prefix,
+        "begin the value with \"=\"");
 }
 
 void check_files(const Node& node, Findings& out) {
@@ -118,7 +138,8 @@ void check_files(const Node& node, Findings& out) {
     if (setting.origin.find("nccl.conf") != std::string::npos) from_files.push_back(line);
   }
   if (!from_files.empty()) {
-    add(out, node, Severity::info, "nccl-conf-applies", "a file of settings applies here beside the environment", from_files, "the same file must be on all nodes");
+    add(out, node, Severity::info, "nccl-conf-applies", "a file of settings applies here beside the environment", from_files,
+        "the same file must be on all nodes");
   }
 }
 
@@ -132,7 +153,8 @@ std::vector<Finding> check_user_settings(const Node& node) {
   check_files(node, out);
   const auto disable = user_setting(node, "NCCL_IB_DISABLE");
   if (node.network.fallback_reason == "peers-cannot" && disable == "0") {
-    add(out, node, Severity::error, "user-transport-refused", "NCCL_IB_DISABLE=0 is set, but some peers have no RDMA: all must use sockets", {"NCCL_IB_DISABLE=0"}, "set NCCL_IB_DISABLE=1 or NCCL_NET=Socket everywhere, or repair the peers");
+    add(out, node, Severity::error, "user-transport-refused", "NCCL_IB_DISABLE=0 is set, but some peers have no RDMA: all must use sockets",
+        {"NCCL_IB_DISABLE=0"}, "set NCCL_IB_DISABLE=1 or NCCL_NET=Socket everywhere, or repair the peers");
   }
   return out;
 }

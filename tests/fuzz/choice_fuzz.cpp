@@ -1,5 +1,5 @@
-// Any facts: joining and choosing never throw, and choosing twice changes nothing. Bytes are the JSON form of a cluster, or else they drive a
-// generator of small machines made of words that the rules know.
+// Any facts: joining and choosing never throw, and choosing twice changes nothing. Bytes are the JSON form of a cluster, or else they drive
+// a generator of small machines made of words that the rules know.
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -23,7 +23,9 @@ class Bytes {
     return value == 0 ? std::nullopt : std::optional(value == 1);
   }
   template <size_t n>
-  std::string word(const char* const (&words)[n]) { return words[below(static_cast<int>(n))]; }
+  std::string word(const char* const (&words)[n]) {
+    return words[below(static_cast<int>(n))];
+  }
   bool empty() const { return at_ >= size_; }
 
  private:
@@ -31,12 +33,33 @@ class Bytes {
   size_t size_, at_ = 0;
 };
 
-const char* const kHcas[] = {"", "mlx5_0", "mlx5_1", "mlx5_10", "mlx5_bond_0", "rocep4s0f0", "ibp26s0", "mlx5_ib0", "rxe0", "erdma_0", "usnic_0", "rdmap16s27", "rocep99999999999s0"};
+const char* const kHcas[] = {"",         "mlx5_0", "mlx5_1",  "mlx5_10", "mlx5_bond_0", "rocep4s0f0",        "ibp26s0",
+                             "mlx5_ib0", "rxe0",   "erdma_0", "usnic_0", "rdmap16s27",  "rocep99999999999s0"};
 const char* const kBuses[] = {"", "0000:04:00.0", "0000:04:00.1", "0000:19:00.0", "10000:00:00.0", "ffff:ff:01.0", "no bus id"};
 const char* const kNetdevs[] = {"", "lo", "eth0", "eth1", "ib0", "bond0", "docker0", "veth1", "br-0123456789ab", "enp4s0f0"};
-const char* const kAddresses[] = {"", "10.0.0.1", "10.0.0.2", "10.1.0.1", "169.254.1.1", "127.0.0.1", "fe80::1", "fd00::1", "::ffff:10.0.0.1", "::", "no address"};
-const char* const kSettings[] = {"NCCL_IB_HCA", "NCCL_SOCKET_IFNAME", "NCCL_IB_GID_INDEX", "NCCL_IB_DISABLE", "NCCL_NET", "NCCL_ALGO", "NCCL_IB_ADDR_RANGE", "NCCL_IB_ADDR_FAMILY", "rail:mlx5_0"};
-const char* const kValues[] = {"", "=", "^", "^=", "=mlx5_0,mlx5_1:2", "mlx5_1", "^mlx5_0", "eth0", "=lo", "3", "-1", "99999999999999999999", "1", "Socket", "10.0.0.0/8", "fd00::/300", "AF_INET6", "rail0|10.0.0.0/24|no", "||"};
+const char* const kAddresses[] = {"",        "10.0.0.1", "10.0.0.2",        "10.1.0.1", "169.254.1.1", "127.0.0.1",
+                                  "fe80::1", "fd00::1",  "::ffff:10.0.0.1", "::",       "no address"};
+const char* const kSettings[] = {"NCCL_IB_HCA", "NCCL_SOCKET_IFNAME", "NCCL_IB_GID_INDEX",   "NCCL_IB_DISABLE", "NCCL_NET",
+                                 "NCCL_ALGO",   "NCCL_IB_ADDR_RANGE", "NCCL_IB_ADDR_FAMILY", "rail:mlx5_0"};
+const char* const kValues[] = {"",
+                               "=",
+                               "^",
+                               "^=",
+                               "=mlx5_0,mlx5_1:2",
+                               "mlx5_1",
+                               "^mlx5_0",
+                               "eth0",
+                               "=lo",
+                               "3",
+                               "-1",
+                               "99999999999999999999",
+                               "1",
+                               "Socket",
+                               "10.0.0.0/8",
+                               "fd00::/300",
+                               "AF_INET6",
+                               "rail0|10.0.0.0/24|no",
+                               "||"};
 const char* const kRoots[] = {"", "numa0", "numa1", "pci0000:00", "pci0000:80"};
 
 Hca make_hca(Bytes& bytes) {
@@ -114,7 +137,8 @@ Node make_node(Bytes& bytes) {
   }
   for (int i = bytes.below(6); i > 0; --i) {
     const std::string gpu = "GPU" + std::to_string(bytes.below(4));
-    node.paths.push_back({gpu, bytes.flag() ? bytes.word(kHcas) : "GPU" + std::to_string(bytes.below(4)), static_cast<PathKind>(bytes.below(9)), bytes.below(20) - 1});
+    node.paths.push_back({gpu, bytes.flag() ? bytes.word(kHcas) : "GPU" + std::to_string(bytes.below(4)),
+                          static_cast<PathKind>(bytes.below(9)), bytes.below(20) - 1});
   }
   for (int i = bytes.below(4); i > 0; --i) {
     const std::string name = bytes.word(kSettings);
@@ -132,9 +156,7 @@ Cluster make_cluster(const uint8_t* data, size_t size) {
   if (size > 0 && data[0] == '{') {
     try {
       return Cluster::from_json({reinterpret_cast<const char*>(data), size});
-    } catch (const Error&) {
-      return {};
-    }
+    } catch (const Error&) { return {}; }
   }
   Bytes bytes(data, size);
   Cluster cluster;
@@ -144,7 +166,8 @@ Cluster make_cluster(const uint8_t* data, size_t size) {
     while (bytes.flag() && !bytes.empty());
     cluster.nodes.push_back(topology::join(std::move(parts), "n" + std::to_string(i)));
   }
-  if (bytes.flag()) cluster.reach.push_back({bytes.below(4) - 1, bytes.below(4), bytes.flag() ? "socket eth0" : "rdma mlx5_0:1", bytes.flag(), 0, ""});
+  if (bytes.flag())
+    cluster.reach.push_back({bytes.below(4) - 1, bytes.below(4), bytes.flag() ? "socket eth0" : "rdma mlx5_0:1", bytes.flag(), 0, ""});
   return cluster;
 }
 
