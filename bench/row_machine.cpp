@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <cstdlib>
 #include <utility>
 
 using namespace dsinfer;
@@ -35,7 +36,8 @@ constexpr Box kBoxes[] = {{"6980p", 1690, 170}, {"6454s", 614, 42.6}};
 /// "NVLink + 8x400G IB (CX7)" is "ib400x8" in the catalogue's words, as is a network that is not named; a rack of NVLink is one link.
 std::string between_of(const std::string& words, const std::string& gpu) {
   if (says(words, "nvl72") || (says(words, "nvlink") && !says(words, "+") && gpu.starts_with("gb"))) return "nvlink";
-  const char* kind = says(words, "tcp") || says(words, "ethernet") ? "socket" : says(words, "erdma") || says(words, "rdma") || says(words, "roce") ? "roce" : "ib";
+  if (says(words, "erdma")) return "erdma";
+  const char* kind = says(words, "tcp") || says(words, "ethernet") ? "socket" : says(words, "rdma") || says(words, "roce") ? "roce" : "ib";
   std::string gigabits = "400", nics = "8";
   for (size_t g = words.find("00g"); g != std::string::npos; g = std::string::npos) {
     size_t begin = g + 2;
@@ -51,8 +53,10 @@ std::string between_of(const std::string& words, const std::string& gpu) {
 double stack_us(const std::string& system) {
   const std::string words = lower(system);
   if (says(words, "llama.cpp") || says(words, "tensorrt") || says(words, "sglang") || !says(words, "vllm") || says(words, "wide-ep")) return 0;
-  if (says(words, "vllm 0.7") || says(words, "feb 2025")) return 300;
-  return 120;
+  const size_t version = words.find("vllm 0.");  // none said: of mid-2025, as the rows without one are
+  const int minor = version == std::string::npos ? 8 : std::atoi(words.c_str() + version + 7);
+  if (minor <= 7 || says(words, "feb 2025")) return 300;
+  return minor <= 11 ? 120 : 0;
 }
 
 }  // namespace
