@@ -1,11 +1,11 @@
 #include "points.hpp"
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <fstream>
 
 #include "dsinfer/error.hpp"
+#include "row_machine.hpp"
 
 namespace points {
 namespace {
@@ -27,13 +27,6 @@ std::vector<std::string> split_line(const std::string& line, const std::string& 
   if (quoted) throw Error(Error::bad_format, where + ": a quotation mark is not closed");
   return cells;
 }
-
-std::string lower(std::string text) {
-  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return text;
-}
-
-bool says(const std::string& text, const char* word) { return text.find(word) != std::string::npos; }
 
 template <class... Words>
 bool says_any(const std::string& text, Words... words) { return (says(text, words) || ...); }

@@ -158,6 +158,60 @@ typedef struct future_request {
   int64_t new_field;
 } future_request;
 
+static void plans_are_solved_for(void) {
+  dsinfer_config* config = NULL;
+  dsinfer_fleet* fleet = NULL;
+  dsinfer_answer* answer = NULL;
+  dsinfer_plan* plan = NULL;
+  dsinfer_solve_request request = DSINFER_SOLVE_REQUEST_INIT;
+  dsinfer_plan_memory memory = DSINFER_PLAN_MEMORY_INIT;
+  dsinfer_prediction prediction = DSINFER_PREDICTION_INIT;
+  char spec[64], small[4];
+  uint64_t needed = 0;
+  OK(dsinfer_config_parse(text_of(kConfig), &config));
+  CHECK(dsinfer_fleet_describe(1, 4, "h21", "ib400x4", NULL, NULL, &fleet) == DSINFER_NOT_FOUND);
+  CHECK(strstr(dsinfer_last_error(), "h21") != NULL);
+  CHECK(dsinfer_fleet_describe(1, 4, NULL, "ib400x4", NULL, NULL, &fleet) == DSINFER_INVALID_ARGUMENT);
+  CHECK(dsinfer_fleet_describe(-1, 4, "h100-80g", "ib400x4", NULL, NULL, &fleet) == DSINFER_INVALID_ARGUMENT);
+  OK(dsinfer_fleet_describe(1, 4, "h100-80g", "ib400x4", NULL, NULL, &fleet));
+  request.input_len = 64, request.output_len = 64, request.max_len = 256;
+  request.precision = "fp4";
+  CHECK(dsinfer_solve(config, fleet, &request, &answer) == DSINFER_INVALID_ARGUMENT);
+  request.precision = "bf16";
+  OK(dsinfer_solve(config, fleet, &request, &answer));
+  CHECK(dsinfer_answer_feasible(answer) == 1 && dsinfer_answer_num_plans(answer) >= 1 && dsinfer_answer_nodes(answer) == 1);
+  CHECK(dsinfer_answer_feasible(NULL) == 0 && dsinfer_answer_num_plans(NULL) == 0);
+  OK(dsinfer_answer_memory(answer, 0, &memory));
+  CHECK(memory.weights_bytes_max > 0 && memory.kv_tokens_per_dp_rank >= 256 && memory.room_bytes > 0);
+  OK(dsinfer_answer_prediction(answer, 0, &prediction));
+  CHECK(prediction.feasible == 1 && prediction.tpot_ms > 0 && prediction.tokens_per_s > 0);
+  CHECK(dsinfer_answer_plan(answer, 1000, &plan) == DSINFER_INVALID_ARGUMENT && plan == NULL);
+  OK(dsinfer_answer_plan(answer, 0, &plan));
+  OK(dsinfer_plan_spec(plan, spec, sizeof spec, &needed));
+  OK(dsinfer_answer_text(answer, NULL, 0, &needed));
+  CHECK(needed > 100);
+  OK(dsinfer_answer_to_json(answer, NULL, 0, &needed));
+  OK(dsinfer_answer_svg(answer, NULL, 0, &needed));
+  CHECK(dsinfer_answer_text(answer, small, sizeof small, &needed) == DSINFER_INVALID_ARGUMENT);
+  dsinfer_plan_destroy(plan);
+  dsinfer_answer_destroy(answer);
+  answer = NULL;
+  request.judge = "tp=8";
+  OK(dsinfer_solve(config, fleet, &request, &answer)); /* refused, which is an answer */
+  CHECK(dsinfer_answer_feasible(answer) == 0);
+  dsinfer_answer_destroy(answer);
+  answer = NULL;
+  request.judge = NULL;
+  CHECK(dsinfer_solve_nodes(config, fleet, &request, 4, &answer) == DSINFER_INVALID_ARGUMENT); /* no rate */
+  request.rate = 1;
+  OK(dsinfer_solve_nodes(config, fleet, &request, 4, &answer));
+  dsinfer_answer_destroy(answer);
+  dsinfer_answer_destroy(NULL);
+  dsinfer_fleet_destroy(fleet);
+  dsinfer_fleet_destroy(NULL);
+  dsinfer_config_destroy(config);
+}
+
 static void structs_may_grow(void) {
   dsinfer_config* config = NULL;
   future_info info = {DSINFER_CONFIG_INFO_INIT, 7};
@@ -626,6 +680,7 @@ int main(int argc, char** argv) {
   errors_are_told();
   errors_belong_to_their_thread();
   plans_have_text_and_json();
+  plans_are_solved_for();
   structs_may_grow();
   stored_clusters_answer();
   machines_are_probed_imported_and_gathered();

@@ -85,7 +85,9 @@ struct DSINFER_API Catalogue {
   std::vector<GpuKind> gpus;
   std::vector<LinkKind> links;
   static const Catalogue& shipped();
-  /// The shipped one with the entries of a JSON file added or replaced, by id. Throws bad_format naming file and key.
+  /// The shipped one with the entries of a JSON file added or replaced, by id. The file has the form of lib/plan/data: {"format": "dsinfer-catalogue-1",
+  /// "gpus": [{"id": "mine-48g", "like": "l20-48g", "names": ["What Drivers Print"], "memory_mib": 46000, …}], "links": [{"id": "backbone", "transport": "roce",
+  /// "gb_per_s": 12.5, "latency_us": 7}]}; what an entry leaves out is as in the one it is like. Throws bad_format naming file and key.
   static Catalogue with_file(const std::filesystem::path& file);
   /// Throws not_found naming the ids that there are.
   const GpuKind& gpu(std::string_view id) const;

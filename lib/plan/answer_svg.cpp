@@ -38,9 +38,8 @@ struct Point { double x, y; const PlanAnswer* plan; };
 class Picture {
  public:
   explicit Picture(const SolveAnswer& answer) : answer_(answer) {
-    for (const PlanAnswer& plan : answer.pareto.empty() ? answer.plans : answer.pareto)
-      if (plan.feasible && plan.predicted.tpot_ms.value > 0)
-        points_.push_back({1e3 / plan.predicted.tpot_ms.value, plan.predicted.tokens_per_s.value / std::max(answer.fleet.num_gpus(), 1), &plan});
+    for (const PlanAnswer& plan : answer.pareto.empty() ? answer.plans : answer.pareto) add(plan);
+    if (!answer.plans.empty() && std::none_of(points_.begin(), points_.end(), [&](const Point& p) { return chosen(p); })) add(answer.plans.front());
     std::sort(points_.begin(), points_.end(), [](const Point& a, const Point& b) { return a.x < b.x; });
     for (const Point& p : points_) most_x_ = std::max(most_x_, p.x), most_y_ = std::max(most_y_, p.y);
     step_x_ = step_for(most_x_), step_y_ = step_for(most_y_);
@@ -69,6 +68,10 @@ class Picture {
   }
 
  private:
+  void add(const PlanAnswer& plan) {
+    if (plan.feasible && plan.predicted.tpot_ms.value > 0)
+      points_.push_back({1e3 / plan.predicted.tpot_ms.value, plan.predicted.tokens_per_s.value / std::max(answer_.fleet.num_gpus(), 1), &plan});
+  }
   double px(double x) const { return kLeft + kWide * x / most_x_; }
   double py(double y) const { return kTop + kHigh * (1 - y / most_y_); }
 

@@ -79,7 +79,8 @@ std::string plan_table(const SolveAnswer& answer) {
       out += fmt::format("{:>9}{:>9}{:>8} {:>9} {:>8}{:>11}{:>10}\n", "-", "-", "-", "-", "-", gigabytes(plan.memory.weights_bytes_max), tokens);
   }
   const bool any = std::any_of(answer.plans.begin(), answer.plans.end(), [](const PlanAnswer& p) { return p.feasible; });
-  out += any ? "     ~ interpolated, * from specifications alone, no mark: measured; ! misses a limit; KV tokens: of a DP rank\n" : "     - does not fit; KV tokens: of a DP rank\n";
+  out += any ? wrapped("     ", "~ interpolated, * from specifications alone, no mark: measured; ! misses a limit; KV tokens: of a DP rank")
+             : wrapped("     ", "- does not fit; KV tokens: of a DP rank");
   return out;
 }
 
@@ -93,7 +94,7 @@ std::string memory_section(const PlanAnswer& plan, const SolveAnswer& answer) {
   const MemoryTable& m = plan.memory;
   std::string out = fmt::format("\nMemory of {} on its fullest GPU\n", plan.plan.spec());
   const auto row = [&](const char* indent, const std::string& name, int64_t bytes, const std::string& note) {
-    out += wrapped(fmt::format("  {}{:<{}}{:>9}   ", indent, name, 22 - std::string_view(indent).size(), bytes >= 50'000'000 || bytes <= -50'000'000 || bytes == 0 ? gigabytes(bytes) : fmt::format("{:.3f} GB", static_cast<double>(bytes) / 1e9)), note);
+    out += wrapped(fmt::format("  {}{:<{}}{:>9}   ", indent, name, 22 - std::string_view(indent).size(), gigabytes(bytes)), note);
   };
   const auto share = [&](int64_t bytes) { return bar(static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(m.budget_bytes, 1))); };
   row("", "weights", m.weights_bytes_max, share(m.weights_bytes_max));

@@ -1,5 +1,6 @@
 // Everything on a rank that is neither weights nor cache.
 #include <algorithm>
+#include <initializer_list>
 
 #include "core/buffer.hpp"
 #include "plan/memory.hpp"
@@ -9,6 +10,7 @@ namespace {
 
 constexpr int64_t kKeyTile = 256;  // positions that the engine re-expands at a time (model/workspace.hpp)
 
+constexpr int64_t kMostStepTokens = int64_t{1} << 30;
 // The engine's defaults (ForwardOptions), which a test compares.
 constexpr int64_t kHostStepTokens = 512, kHostSequences = 64;
 // What servers take by default for GPUs: chunks of 2,048 rows (vLLM), 256 sequences.
@@ -28,15 +30,27 @@ constexpr int64_t kContextBytes = 500'000'000;  // CUDA context with modules loa
 constexpr int64_t kGraphBytes = 1'000'000'000;  // 0.5 … 2 GB for all batch sizes that are captured
 constexpr int64_t kReserveBytes = 500'000'000;  // fragments of the allocator
 
+// Sizes of absurd plans end here instead of overflowing: more than any memory, and sums of a few stay in range.
+constexpr int64_t kMostBytes = int64_t{1} << 55;
+
+int64_t product(std::initializer_list<int64_t> factors) {
+  int64_t result = 1;
+  for (const int64_t factor : factors) {
+    if (factor == 0) return 0;
+    if (result > kMostBytes / factor) result = kMostBytes; else result *= factor;
+  }
+  return result;
+}
+
 class ArenaSum {
  public:
   explicit ArenaSum(int64_t element) : element_(element) {}
-  void rows(int64_t count) { add(count * element_); }
-  void words(int64_t count) { add(count * 4); }  // f32 and i32 wherever it runs
+  void rows(std::initializer_list<int64_t> dims) { add(product(dims), element_); }
+  void words(std::initializer_list<int64_t> dims) { add(product(dims), 4); }  // f32 and i32 wherever it runs
   int64_t bytes() const { return bytes_; }
 
  private:
-  void add(int64_t bytes) { bytes_ += static_cast<int64_t>(Arena::aligned(static_cast<size_t>(bytes))); }
+  void add(int64_t count, int64_t element) { bytes_ = std::min(bytes_ + static_cast<int64_t>(Arena::aligned(static_cast<size_t>(product({count, element})))), kMostBytes); }
   int64_t element_, bytes_ = 0;
 };
 
@@ -51,47 +65,47 @@ bool has_low_latency(const Shape& shape, const Fleet& fleet) {
 int64_t arena_bytes(const ModelConfig& c, const RankPlan& r, const StepLimits& limits, int64_t element, bool exchange) {
   const int64_t T = limits.max_tokens, R = limits.max_sequences, H = c.hidden_size, heads = r.heads.size();
   ArenaSum sum(element);
-  sum.words(T);                       // tokens
-  sum.words(T);                       // positions
-  sum.words(T * limits.max_pages());  // block_table
-  for (int i = 0; i < 3; ++i) sum.rows(T * H);  // x, h, branch
+  sum.words({T});                      // tokens
+  sum.words({T});                      // positions
+  sum.words({T, limits.max_pages()});  // block_table
+  for (int i = 0; i < 3; ++i) sum.rows({T, H});  // x, h, branch
 
-  sum.rows(T * c.q_lora_rank);
-  sum.rows(T * heads * c.qk_head_dim());
-  sum.rows(T * c.cache_dim());
-  sum.rows(T * c.kv_lora_rank);
-  for (int i = 0; i < 2; ++i) sum.rows(T * heads * c.kv_lora_rank);  // absorbed_q, absorbed_o
-  for (int i = 0; i < 2; ++i) sum.rows(T * heads * c.v_head_dim);    // o, o_part
-  for (int i = 0; i < 2; ++i) sum.words(T * heads);                  // lse, lse_part
-  sum.rows(kKeyTile * c.cache_dim());
-  sum.rows(kKeyTile * heads * (c.qk_nope_head_dim + c.v_head_dim));
+  sum.rows({T, c.q_lora_rank});
+  sum.rows({T, heads, c.qk_head_dim()});
+  sum.rows({T, c.cache_dim()});
+  sum.rows({T, c.kv_lora_rank});
+  for (int i = 0; i < 2; ++i) sum.rows({T, heads, c.kv_lora_rank});  // absorbed_q, absorbed_o
+  for (int i = 0; i < 2; ++i) sum.rows({T, heads, c.v_head_dim});    // o, o_part
+  for (int i = 0; i < 2; ++i) sum.words({T, heads});                 // lse, lse_part
+  sum.rows({kKeyTile, c.cache_dim()});
+  sum.rows({kKeyTile, heads, c.qk_nope_head_dim + c.v_head_dim});
 
   const int64_t width = std::max(r.dense_inter.size(), r.shared_inter.size());
-  sum.rows(T * 2 * width);
-  sum.rows(T * width);
+  sum.rows({T, 2, width});
+  sum.rows({T, width});
 
   if (c.n_routed_experts > 0) {
-    const int64_t k = c.num_experts_per_tok, pairs = T * std::min(k, r.experts.size()), inner = r.moe_inter.size();
-    sum.words(T * c.n_routed_experts);
-    for (int i = 0; i < 2; ++i) sum.words(T * k);  // experts, weights
-    sum.rows(pairs * H);
-    sum.rows(pairs * 2 * inner);
-    sum.rows(pairs * inner);
-    sum.rows(pairs * H);
-    for (int i = 0; i < 2; ++i) sum.words(pairs);  // pair_rows, pair_scale
+    const int64_t k = c.num_experts_per_tok, pairs = product({T, std::min(k, r.experts.size())}), inner = r.moe_inter.size();
+    sum.words({T, c.n_routed_experts});
+    for (int i = 0; i < 2; ++i) sum.words({T, k});  // experts, weights
+    sum.rows({pairs, H});
+    sum.rows({pairs, 2, inner});
+    sum.rows({pairs, inner});
+    sum.rows({pairs, H});
+    for (int i = 0; i < 2; ++i) sum.words({pairs});  // pair_rows, pair_scale
     if (r.dp > 1 && exchange) {
-      const int64_t own = (T + r.tp - 1) / r.tp, copies = own * std::min<int64_t>(k, r.ep) * r.moe_tp, arriving = own * r.tp * r.dp;
+      const int64_t own = (T + r.tp - 1) / r.tp, copies = product({own, std::min<int64_t>(k, r.ep), r.moe_tp}), arriving = product({own, r.tp, r.dp});
       for (const int64_t count : {copies, arriving}) {
-        sum.rows(count * H);
-        sum.words(count * 2 * k);
-        sum.rows(count * H);
+        sum.rows({count, H});
+        sum.words({count, 2, k});
+        sum.rows({count, H});
       }
     }
   }
   if (r.last_stage) {
-    sum.rows(R * H);
-    sum.words(R * r.vocab.size());
-    sum.words(r.tp * R * r.vocab.size());
+    sum.rows({R, H});
+    sum.words({R, r.vocab.size()});
+    sum.words({r.tp, R, r.vocab.size()});
   }
   return sum.bytes();
 }
@@ -104,7 +118,7 @@ int64_t default_step_tokens(const Fleet& fleet) { return is_host(fleet.gpu) ? kH
 
 StepLimits step_limits(const Fleet& fleet, const SolveRequest& request, int64_t step_tokens) {
   StepLimits limits;
-  limits.max_tokens = step_tokens > 0 ? step_tokens : default_step_tokens(fleet);
+  limits.max_tokens = step_tokens > 0 ? std::min(step_tokens, kMostStepTokens) : default_step_tokens(fleet);
   limits.max_sequences = is_host(fleet.gpu) ? kHostSequences : kGpuSequences;
   limits.max_len = request.max_len;
   return limits;
@@ -115,13 +129,13 @@ int64_t communication_bytes(const ModelConfig& config, const Shape& shape, const
   const int64_t H = config.hidden_size;
   int64_t bytes = kNcclBytes;
   if (shape.tp > 1) bytes += kAllReduceBytes;
-  if (shape.pp > 1) bytes += 2 * limits.max_tokens * H * 2;  // a BF16 batch coming in while one goes out
+  if (shape.pp > 1) bytes += product({2, limits.max_tokens, H, 2});  // a BF16 batch coming in while one goes out
   if (shape.dp > 1 && config.n_routed_experts > 0) {
-    bytes += limits.max_tokens * shape.dp * (H + kExchangeExtra) * 2;
+    bytes += product({limits.max_tokens, shape.dp, H + kExchangeExtra, 2});
     if (has_low_latency(shape, fleet)) {
       // Two halves, each with a sending and a receiving slot for every token and expert: the row in BF16 and an f32 scale for each 128 values.
       const int64_t row = 2 * H + 4 * ((H + 127) / 128);
-      bytes += 4 * (config.n_routed_experts + shape.redundant_experts) * kLowLatencyTokens * row;
+      bytes += product({4, config.n_routed_experts + shape.redundant_experts, kLowLatencyTokens, row});
     }
   }
   return bytes;

@@ -38,7 +38,10 @@ const char* confidence_name(Confidence confidence) {
 Precision parse_precision(std::string_view word) { return parse_in(kPrecisions, "precision", word); }
 CachePrecision parse_cache_precision(std::string_view word) { return parse_in(kCaches, "cache precision", word); }
 
-std::string gigabytes(int64_t bytes) { return fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9); }
+std::string gigabytes(int64_t bytes) {
+  if (bytes != 0 && bytes < 100'000'000 && bytes > -100'000'000) return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
+  return fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9);
+}
 
 std::string short_count(double value) {
   if (!std::isfinite(value)) return "unlimited";
