@@ -45,9 +45,13 @@ std::optional<Options> parse(int argc, char** argv) {
   list.flag("env", "the environment to set, for eval of a shell", options.env);
   list.text("node", "NAME|INDEX", "with --env: of this node (default: rank 0's, else the first)", options.node);
   list.text("from", "PATH|-", "not this machine, but captured files, an archive, a stored --json, or text pasted to standard input", options.from);
-  list.flag("check", "prints findings alone; exit status 1 if one is an error, 2 if it could not run", options.check);
+  list.flag("check", "prints warnings and errors alone; exit status 1 if one is an error, 2 if it could not run", options.check);
   list.text("color", "WHEN", "auto (default), always, never", options.color);
   if (!list.parse(argc, argv, example::launcher_rank() <= 0)) return std::nullopt;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--from=" || (word == "--from" && i + 1 < argc && !*argv[i + 1])) refuse("--from: the path is empty (a variable that is not set?)");
+  }
   if (options.color != "auto" && options.color != "always" && options.color != "never") refuse("--color " + options.color + ": expected auto, always or never");
   if (options.json + options.dot + options.env + (options.svg == "-") > 1) refuse("--json, --dot, --env and --svg - all print: choose one");
   if (!options.node.empty() && !options.env) refuse("--node belongs to --env");
@@ -170,7 +174,17 @@ int run(const Options& options) {
     }, kCouldNotRun);
   }
   if (example::launcher_rank() > 0) return 0;  // captured files are read once
-  return show(options, options.from.empty() ? this_machine() : read_captured(options.from));
+  if (!options.from.empty()) {
+    const Cluster cluster = read_captured(options.from);
+    if (cluster.nodes.empty() && !options.json) {
+      for (const Finding& finding : cluster.findings) {
+        for (const std::string& line : finding.evidence) std::cerr << "    " << line << "\n";
+      }
+      throw Error(Error::not_found, "--from " + options.from + ": no machine is described there; it takes what ibstat, ibv_devinfo, nvidia-smi topo -m, ip addr, lspci and their like print");
+    }
+    return show(options, cluster);
+  }
+  return show(options, this_machine());
 }
 
 }  // namespace

@@ -11,6 +11,8 @@ namespace dsinfer::topology {
 
 /// A variable's value as the user set it: the process environment first, then files; nullopt if nobody did.
 DSINFER_INTERNAL std::optional<std::string> user_setting(const Node& node, std::string_view name);
+DSINFER_INTERNAL const Setting* find_setting(const Node& node, std::string_view name);  ///< the one that counts
+bool of_conf_file(const Setting& setting);                                              ///< from nccl.conf or the file that NCCL_CONF_FILE names
 
 /// NCCL's device list: "^" excludes, "=" asks for exact names, else prefixes; ":port". Also for interface names (no ports).
 struct DSINFER_INTERNAL DeviceList {
@@ -36,7 +38,9 @@ DSINFER_INTERNAL std::vector<std::string> rank_interfaces(const Node& node, std:
 /// network_affinity.cpp: gpu_nic_affinity, gdr_by_default, rails, links, gb_per_s_per_gpu.
 DSINFER_INTERNAL void choose_affinity(Node& node);
 /// network_environment.cpp: variables for NCCL, Gloo, UCX and Open MPI, the user's kept and checked.
-DSINFER_INTERNAL void choose_environment(Node& node, int num_nodes);
+/// `plugin_everywhere`: all nodes have the plug-in of their fabric; one without would hang the others.
+DSINFER_INTERNAL void choose_environment(Node& node, int num_nodes, bool plugin_everywhere);
+DSINFER_INTERNAL bool plugin_found(const Node& node);
 /// node_checks.cpp: findings about one node. cluster_checks.cpp: findings between nodes.
 DSINFER_INTERNAL std::vector<Finding> check_node(const Node& node);
 DSINFER_INTERNAL std::vector<Finding> check_cluster(const Cluster& cluster);

@@ -71,9 +71,10 @@ void choose_network(Cluster& cluster) {
   // Nobody counted the ranks of a machine that was only looked at: it may be one of many.
   const bool alone = cluster.nodes.size() == 1 && !cluster.node_of_rank.empty();
   const int num_nodes = cluster.nodes.size() == 1 && !alone ? 0 : static_cast<int>(cluster.nodes.size());
+  const bool plugin_everywhere = std::all_of(cluster.nodes.begin(), cluster.nodes.end(), plugin_found);
   for (Node& node : cluster.nodes) {
     choose_affinity(node);
-    choose_environment(node, num_nodes);
+    choose_environment(node, num_nodes, plugin_everywhere);
     for (Finding& finding : check_node(node)) node.findings.push_back(std::move(finding));
   }
   std::erase_if(cluster.findings, [](const Finding& finding) { return is_check_code(finding.code); });

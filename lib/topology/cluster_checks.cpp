@@ -82,7 +82,7 @@ void compare_rails(Comparison& c) {
   }
   if (!equal_counts) return;
   const bool broken =
-      std::any_of(c.cluster.reach.begin(), c.cluster.reach.end(), [](const Reach& r) { return !r.ok && r.over.starts_with("rdma"); });
+      std::any_of(c.cluster.reach.begin(), c.cluster.reach.end(), [](const Reach& r) { return !r.ok && r.over.starts_with("rdma") && !r.over.starts_with(kCrossRail); });
   c.compare_rails(
       [&](size_t i, const ChosenPort& port) {
         const bool point_to_point =

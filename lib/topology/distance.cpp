@@ -57,9 +57,8 @@ int Distances::numa_of(const std::string& bus_id) const {
 PathKind Distances::by_numa(const Place& a, const Place& b) const {
   const auto numa = [&](const Place& place) { return place.numa >= 0 ? place.numa : numa_of(place.bus_id); };
   const int x = numa(a), y = numa(b);
-  const bool in_tree = pci_.contains(a.bus_id) && pci_.contains(b.bus_id);
   if (x >= 0 && y >= 0) return x == y ? PathKind::node : PathKind::sys;
-  if (!in_tree) return PathKind::unknown;
+  if (root_of(a.bus_id).empty() || root_of(b.bus_id).empty()) return PathKind::unknown;  // a flat list says nothing of where they sit
   return std::max(x, 0) == std::max(y, 0) ? PathKind::node : PathKind::sys;  // the kernel's -1: a machine of one node, or node 0
 }
 

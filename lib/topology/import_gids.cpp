@@ -81,7 +81,7 @@ size_t arrow_in(std::string_view line) {
   const size_t port = left.rfind("port");
   if (port == left.npos || port == 0) return line.npos;
   const auto words = words_of(left.substr(port));
-  const bool state = words.size() == 3 && words[2].front() == '(';
+  const bool state = words.size() >= 3 && words[2].front() == '(' && left.back() == ')';  // padded by the tool: "(DOWN  )"
   return (words.size() == 2 || state) && words[0] == "port" && all_digits(words[1]) ? at : line.npos;
 }
 
@@ -123,7 +123,7 @@ void read_ibdev2netdev(Capture& capture) {
     }
     if (!bus_id.empty()) {
       verbose_device(*hca, bus_id, left, words);
-      if (at + 2 < words.size()) port->state = port_state_of(in_parentheses(words[at + 2])).value_or(PortState::unknown);
+      port->state = port_state_of(in_parentheses(left.substr(left.rfind("port")))).value_or(PortState::unknown);
     }
     if (right.empty()) {
       remarks.truncated(line);

@@ -104,7 +104,7 @@ class Reader {
     }
     if (type == "OSDev") {
       read_os_device(element, place);
-    } else if (type == "PCIDev") {
+    } else if (type == "PCIDev" && element.has("pci_busid")) {  // without one it is no function that things could hang on
       read_function(element, place);
     }
     for (const XmlElement& child : element.children) {

@@ -130,18 +130,23 @@ class Listing {
 
  private:
   void begin(PciDevice d) {
-    current_ = node_.pci.size();
+    const auto place = index_.find(d.bus_id);
+    if (place == index_.end() && node_.pci.size() >= kMaxDevices) {
+      current_ = kMaxDevices;  // its details are nobody's
+      return;
+    }
     all_nvidia_ = all_nvidia_ && d.vendor == 0x10de;
     host_bridge_ = host_bridge_ || d.class_code >> 8 == 0x0600;
-    const auto [place, fresh] = index_.emplace(d.bus_id, node_.pci.size());
-    if (!fresh) {  // the same function again, from another listing
+    if (place != index_.end()) {  // the same function again, from another listing
       current_ = place->second;
       PciDevice& known = node_.pci[current_];
       if (known.class_code == 0) known.class_code = d.class_code;
       if (known.vendor == 0) known.vendor = d.vendor;
       if (known.device == 0) known.device = d.device;
       if (known.description.empty()) known.description = d.description;
-    } else if (node_.pci.size() < kMaxDevices) {
+    } else {
+      current_ = node_.pci.size();
+      index_.emplace(d.bus_id, current_);
       node_.pci.push_back(std::move(d));
     }
   }

@@ -126,6 +126,12 @@ class Reader {
     if (element.has("gdr")) gpu.gdr = element.get("gdr") != "0";
     for (const XmlElement& link : element.children) {
       if (link.name == "nvlink") read_nvlink(link, gpu);
+      if (link.name == "c2c" && gpu.nvlinks.size() < 256) {
+        NvLink chip;
+        chip.remote = NvLink::Remote::cpu;
+        chip.count = std::clamp(small_integer(link.get("count"), 1), 1, 1024);
+        gpu.nvlinks.push_back(std::move(chip));
+      }
     }
   }
 

@@ -55,7 +55,7 @@ void drop_unopenable(const Node& node, Candidate& candidate) {
     drop(candidate, "device-not-openable", "/dev/infiniband has no uverbs device");
   else if (node.rdma_absent && hca.openable != true) {
     if (node.host.uverbs)
-      drop(candidate, "provider-library-missing", "sysfs has it and so has /dev/infiniband, but libibverbs lists no device");
+      drop(candidate, "provider-library-missing", "sysfs has it and so has /dev/infiniband, but libibverbs does not list it: the library or its provider is missing");
     else
       drop(candidate, "device-not-openable", "NCCL or libibverbs found no device here");
   }

@@ -1,5 +1,6 @@
 // The variables that NCCL, Gloo, UCX and Open MPI need on this node, each with its reason.
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <set>
 
@@ -20,14 +21,15 @@ class Environment {
   explicit Environment(Node& node) : node_(node), out_(node.network.environment) {
     for (const Setting& setting : node.settings) {
       if (!of_network(setting.name) || !names_.insert(setting.name).second) continue;
-      out_.push_back(
-          {setting.name, user_setting(node, setting.name).value_or(setting.value), "set by the user (" + setting.origin + ")", true});
+      const Setting& counts = *find_setting(node, setting.name);
+      out_.push_back({counts.name, counts.value, "set by the user (" + counts.origin + ")", true});
     }
   }
   void set(const std::string& name, std::string value, std::string reason) {
     if (value.empty() || !names_.insert(name).second) return;
     out_.push_back({name, std::move(value), std::move(reason), false});
   }
+  bool has(const std::string& name) const { return names_.contains(name); }
 
  private:
   Node& node_;
@@ -64,8 +66,11 @@ void add_interface(Environment& environment, const Network& network) {
   if (name.empty()) return;
   environment.set("NCCL_SOCKET_IFNAME", "=" + name, "bootstrap and out-of-band traffic; \"=\": this very name, not all that begin with it");
   environment.set("GLOO_SOCKET_IFNAME", name, "Gloo would resolve the host name, which is 127.0.1.1 on many systems");
-  environment.set("OMPI_MCA_btl_tcp_if_include", name, "Open MPI's TCP traffic on the same interface; must be set before MPI_Init");
-  environment.set("OMPI_MCA_oob_tcp_if_include", name, "Open MPI's control traffic likewise");
+  // Open MPI refuses an include list beside an exclude list.
+  if (!environment.has("OMPI_MCA_btl_tcp_if_exclude"))
+    environment.set("OMPI_MCA_btl_tcp_if_include", name, "Open MPI's TCP traffic on the same interface; must be set before MPI_Init");
+  if (!environment.has("OMPI_MCA_oob_tcp_if_exclude"))
+    environment.set("OMPI_MCA_oob_tcp_if_include", name, "Open MPI's control traffic likewise");
 }
 
 bool bonded(const Network& network) {
@@ -74,8 +79,21 @@ bool bonded(const Network& network) {
   });
 }
 
+// Alibaba's eRDMA; values as its maker gives them.
+bool erdma(const Network& network) {
+  return std::any_of(network.ports.begin(), network.ports.end(), [](const ChosenPort& port) { return port.hca.starts_with("erdma"); });
+}
+
+void add_erdma(Environment& environment) {
+  environment.set("NCCL_IB_GID_INDEX", "1", "eRDMA: entry 1 holds the IPv4 address");
+  environment.set("NCCL_IB_QPS_PER_CONNECTION", "8", "eRDMA: one queue pair does not fill the card");
+  environment.set("NCCL_MIN_NCHANNELS", "16", "eRDMA: as its maker advises");
+  environment.set("NCCL_NET_PLUGIN", "none", "eRDMA: NCCL's own verbs transport");
+}
+
 void add_roce(Environment& environment, const Node& node) {
   const Network& network = node.network;
+  if (erdma(network)) add_erdma(environment);
   if (older_than(node.host.nccl_version, 2, 21) && network.gid_index) {
     environment.set("NCCL_IB_GID_INDEX", std::to_string(*network.gid_index),
                     "NCCL " + node.host.nccl_version + " does not look for the RoCE v2 address itself; all chosen ports have it here");
@@ -126,17 +144,18 @@ void add_sockets(Environment& environment, const Node& node) {
   }
 }
 
+}  // namespace
+
 bool plugin_found(const Node& node) {
   const std::string& fabric = node.network.plugin_fabric;
-  const std::string& plugin = node.host.net_plugin;
+  std::string plugin = node.host.net_plugin;  // a path, or the name in a log: "AWS Libfabric", "FasTrak"
+  std::transform(plugin.begin(), plugin.end(), plugin.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   if (fabric.empty() || plugin.empty()) return false;
   if (fabric == "efa") return plugin.find("ofi") != plugin.npos || plugin.find("aws") != plugin.npos || plugin.ends_with("libnccl-net.so");
   return plugin.find("tcpx") != plugin.npos || plugin.find("fastrak") != plugin.npos || plugin.ends_with("libnccl-net.so");
 }
 
-}  // namespace
-
-void choose_environment(Node& node, int num_nodes) {
+void choose_environment(Node& node, int num_nodes, bool plugin_everywhere) {
   Network& network = node.network;
   network.environment.clear();
   Environment environment(node);
@@ -145,7 +164,7 @@ void choose_environment(Node& node, int num_nodes) {
     case Transport::ib:
     case Transport::roce: return add_rdma(environment, node, num_nodes);
     case Transport::socket:
-      if (network.fallback_reason != "peers-cannot" && plugin_found(node))
+      if (network.fallback_reason != "peers-cannot" && plugin_everywhere)
         return add_interface(environment, network);  // the plug-in sets its own
       return add_sockets(environment, node);
     case Transport::unknown: return add_interface(environment, network);

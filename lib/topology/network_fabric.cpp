@@ -48,8 +48,10 @@ bool sets(const Node& node, std::string_view prefix) {
 
 // A3 High has four data NICs (TCPX), A3 Mega eight of them, which are functions f0 of multi-function cards (TCPXO).
 std::string google_fabric(const Node& node) {
-  if (sets(node, "NCCL_FASTRAK_") || node.host.net_plugin.find("fastrak") != std::string::npos) return "tcpxo";
-  if (sets(node, "NCCL_GPUDIRECTTCPX_")) return "tcpx";
+  std::string plugin = node.host.net_plugin;
+  std::transform(plugin.begin(), plugin.end(), plugin.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  if (sets(node, "NCCL_FASTRAK_") || plugin.find("fastrak") != plugin.npos || plugin.find("tcpxo") != plugin.npos) return "tcpxo";
+  if (sets(node, "NCCL_GPUDIRECTTCPX_") || plugin.find("tcpx") != plugin.npos) return "tcpx";
   if (!node.hcas.empty()) return "";  // A3 Ultra and later: RoCE
   const bool no_gpus = node.gpus_complete && node.gpus.empty();
   size_t nics = 0, functions = 0;

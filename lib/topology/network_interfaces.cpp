@@ -56,6 +56,8 @@ void choose_interfaces(Cluster& cluster) {
     for (size_t rank = 0; rank < ranked[i].size(); ++rank) {
       const Interface* interface = find_interface(node, ranked[i][rank]);
       if (!interface || interface->up == false) continue;
+      // Container engines give the same private subnet to every host: no way between nodes while the node has anything else.
+      if (overlay_name(interface->name) && !overlay_name(ranked[i].front()) && !fixed_by_user(node)) continue;
       std::set<std::string> own;
       for (const Address& address : interface->addresses) {
         if (names_neighbours(address)) own.insert(subnet_of(address));

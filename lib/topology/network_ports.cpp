@@ -130,9 +130,16 @@ void apply_rail_facts(const Node& node, Network& network) {
   if (rails > 1 && apart == rails) network.rails_isolated = true;
 }
 
+constexpr size_t kMostPorts = 32;  // of NCCL's devices, and of entries in NCCL_IB_HCA
+
 void take_ports(Node& node, std::vector<Candidate*> ports) {
   Network& network = node.network;
   sort_by_place(node, ports);
+  for (size_t i = kMostPorts; i < ports.size(); ++i) {
+    network.reasons.push_back({ports[i]->subject(), "beyond-32-ports", "NCCL keeps 32 ports; these come first in PCI order", true});
+    network.hcas_excluded.push_back(name_of(*ports[i]->hca));
+  }
+  ports.resize(std::min(ports.size(), kMostPorts));
   std::vector<std::string> names;
   std::set<const Hca*> hcas;
   bool infiniband = false, ethernet = false, unnamed = false;

@@ -12,13 +12,16 @@ bool hex(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isxdigit(c) != 0; });
 }
 
-// Interfaces of container engines and overlays: NCCL would take most of them.
-bool virtual_name(std::string_view name) {
+}  // namespace
+
+bool overlay_name(std::string_view name) {
   static constexpr std::array<std::string_view, 14> prefixes = {"docker", "virbr",  "veth", "cni", "cali", "flannel",   "tunl",
                                                                 "kube-",  "podman", "tap",  "tun", "wg",   "tailscale", "zt"};
   if (std::any_of(prefixes.begin(), prefixes.end(), [&](std::string_view p) { return name.starts_with(p); })) return true;
   return name.starts_with("br-") && name.size() == 15 && hex(name.substr(3));
 }
+
+namespace {
 
 bool loopback(const Interface& interface) { return interface.name == "lo" || interface.kind == "loopback" || interface.type == "loopback"; }
 
@@ -47,7 +50,7 @@ Rank rank(const Interface& interface, bool need_address) {
   if (interface.bootstrap) return {1, "bootstrap-interface", "a log shows it as the bootstrap interface"};
   if (!interface.master.empty() && interface.addresses.empty() && !proven) return {kNever, "slave", "member of a bond or bridge"};
   if (interface.addresses.empty() && !proven && need_address) return {kNever, "no-address", "no address known"};
-  if (virtual_name(interface.name)) return {8, "virtual-interface", "of a container engine or an overlay, by its name"};
+  if (overlay_name(interface.name)) return {8, "virtual-interface", "of a container engine or an overlay, by its name"};
   if (only_link_local(interface)) return {7, "link-local-only", "only link-local addresses"};
   if (interface.default_route) return {2, "default-route", "holds the default route"};
   if (ipoib(interface)) return {6, "ipoib", "IP over InfiniBand: only if nothing else is common"};

@@ -46,23 +46,26 @@ std::string advice_for(const std::string& fallback) {
 
 void check_transport(const Node& node, Report& report) {
   const Network& network = node.network;
-  if (network.transport == Transport::socket && network.fallback_reason != "peers-cannot") {
+  const bool by_plugin = plugin_found(node);
+  if (network.transport == Transport::socket && network.fallback_reason != "peers-cannot" && !by_plugin) {
     std::string detail;
     for (const Reason& reason : network.reasons) {
       if (reason.subject == "transport") detail = reason.text;
     }
     const bool plain = network.fallback_reason == "no-rdma-device" || network.fallback_reason == "disabled-by-user";
     report.add(plain ? Severity::info : Severity::warning, "socket-fallback",
-               fmt::format("transport=socket reason={}: traffic between nodes goes over TCP", network.fallback_reason), {detail},
+               fmt::format("transport=socket reason={}: traffic between nodes goes over TCP", network.fallback_reason),
+               detail.empty() ? std::vector<std::string>() : std::vector<std::string>{detail},
                advice_for(network.fallback_reason));
   }
   if (!network.plugin_fabric.empty()) {
     const bool efa = network.plugin_fabric == "efa";
-    const std::string seen = network.efa_count ? fmt::format("{} EFA devices", *network.efa_count) : "by its interfaces";
-    report.add(Severity::warning, "plugin-fabric",
+    const std::string seen = network.efa_count ? fmt::format("{} EFA devices", *network.efa_count) : efa ? "by libfabric's provider" : "by its interfaces, settings or plug-in";
+    report.add(by_plugin ? Severity::info : Severity::warning, "plugin-fabric",
                fmt::format("a faster fabric is here ({}), which NCCL reaches only through a network plug-in", network.plugin_fabric),
                {seen, node.host.net_plugin.empty() ? "no libnccl-net.so found" : "plug-in " + node.host.net_plugin},
-               efa ? "install libfabric and aws-ofi-nccl; sockets otherwise"
+               by_plugin ? "nothing: its plug-in is there, and sets what NCCL needs"
+               : efa ? "install libfabric and aws-ofi-nccl; sockets otherwise"
                    : "install the provider's plug-in and source its script; sockets otherwise");
   }
   for (const Reason& reason : network.reasons) {

@@ -1,6 +1,7 @@
 /// Verbs ports on their way through the drop steps.
 #pragma once
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "topology/choice.hpp"
@@ -33,6 +34,8 @@ void drop_ports(const Node& node, std::vector<Candidate>& candidates, bool user_
 /// network_fabric.cpp: EFA and GCP signs, counts of functions.
 void choose_fabric(Node& node);
 
+/// network_socket.cpp: by its name an interface of a container engine or an overlay. NCCL would take most of them.
+bool overlay_name(std::string_view name);
 /// network_interfaces.cpp: Network::socket_ifname of all nodes.
 void choose_interfaces(Cluster& cluster);
 

@@ -50,6 +50,16 @@ void compare_hcas(const Node& verbs, Node& node) {
                            "pass their /dev/infiniband/uverbs files into the container; see that their provider library is installed"});
 }
 
+// NCCL opens HCAs through libibverbs alone: without it they are there and of no use, and it falls to sockets without a word.
+void note_missing_verbs([[maybe_unused]] const ProbeOptions& options, [[maybe_unused]] Node& node) {
+#ifdef DSINFER_VERBS  // a build without the header cannot tell
+  if (node.hcas.empty()) return;
+  node.rdma_absent = true;
+  node.findings.push_back({"verbs-library-missing", Severity::warning, {}, "the kernel has HCAs, but " + options.verbs_library + " cannot be used",
+                           {node.hcas.front().name + " (sysfs)"}, "install libibverbs1 and ibverbs-providers (in the container too)"});
+#endif
+}
+
 // GPUs that the kernel's driver has, without the library that speaks for them.
 void compare_gpus(const Tree& machine, const Node& nvml, Node& node) {
   if (!nvml.sources.empty() || !nvml.findings.empty() || !machine.exists("proc/driver/nvidia/version")) return;
@@ -95,6 +105,7 @@ Node probe_node(const ProbeOptions& options) {
     parts.push_back(verbs);
     Node node = join(std::move(parts), "");
     if (!verbs.sources.empty()) compare_hcas(verbs, node);
+    else if (!options.verbs_library.empty()) note_missing_verbs(options, node);
     compare_gpus(*machine, nvml, node);
     judge_dma_buf(*machine, node.host);
     cluster.nodes.push_back(std::move(node));

@@ -15,15 +15,26 @@ int number_of(std::string_view text) {
 
 }  // namespace
 
-std::optional<std::string> user_setting(const Node& node, std::string_view name) {
+const Setting* find_setting(const Node& node, std::string_view name) {
   const Setting* found = nullptr;
+  int best = 0;
   for (const Setting& setting : node.settings) {
     if (setting.name != name) continue;
-    const bool environment = setting.origin.starts_with("environment") || setting.origin.find("NCCL log") != std::string::npos;
-    if (environment) return setting.value;  // a file applies only where the environment is silent
-    if (!found) found = &setting;
+    // The process's own environment, then a listing of one (env, a manifest, a command line); a file of NCCL's applies where both are silent.
+    const bool live = setting.origin.starts_with("environment") || setting.origin.find("NCCL log") != std::string::npos;
+    const int rank = live ? 3 : of_conf_file(setting) ? 1 : 2;
+    if (rank > best) best = rank, found = &setting;
   }
+  return found;
+}
+
+std::optional<std::string> user_setting(const Node& node, std::string_view name) {
+  const Setting* found = find_setting(node, name);
   return found ? std::optional(found->value) : std::nullopt;
+}
+
+bool of_conf_file(const Setting& setting) {
+  return setting.origin.find("conf") != std::string::npos || setting.origin.find("NCCL_CONF_FILE") != std::string::npos;
 }
 
 DeviceList DeviceList::parse(std::string_view value) {

@@ -143,7 +143,7 @@ Hca read_device(const Tree& tree, const std::string& name) {
     const auto index = index_of(number);
     if (index && *index > 0 && hca.ports.size() < kMaxPorts) hca.ports.push_back(read_port(tree, base + "/ports/" + number, *index));
   }
-  if (tree.exists(base + "/ports")) hca.port_count = static_cast<int>(hca.ports.size());
+  if (tree.exists(base + "/ports") && !tree.unreadable(base + "/ports")) hca.port_count = static_cast<int>(hca.ports.size());
   add_netdevs(tree, device, hca);
   return hca;
 }

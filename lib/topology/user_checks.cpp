@@ -1,6 +1,8 @@
 // The user's own settings against the facts: they are kept, but what contradicts the machine is said.
 #include <algorithm>
+#include <cctype>
 #include <charconv>
+#include <set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -31,6 +33,9 @@ std::vector<std::string> trapped(const DeviceList& list, const std::vector<std::
   return out;
 }
 
+constexpr std::string_view kSocket = "socket";
+bool same_letter(unsigned char a, unsigned char b) { return std::tolower(a) == b; }
+
 void check_hca(const Node& node, Findings& out) {
   const auto value = user_setting(node, "NCCL_IB_HCA");
   if (!value) return;
@@ -57,6 +62,21 @@ void check_hca(const Node& node, Findings& out) {
     const bool listed = list.admits(name) && std::any_of(node.hcas.begin(), node.hcas.end(), [&](const Hca& h) { return h.name == name; });
     if (!listed || reason.code == "disabled-by-user") continue;
     (reason.code == "mixed-link-layer" ? mixed : unusable).push_back(fmt::format("{}: {} ({})", reason.subject, reason.code, reason.text));
+  }
+  // Ports that an exact list forced through the rules.
+  std::set<LinkLayer> layers;
+  for (const ChosenPort& chosen : node.network.ports) {
+    for (const Hca& hca : node.hcas) {
+      for (const HcaPort& port : hca.ports) {
+        if (name_of(hca) != chosen.hca || port.number != chosen.port) continue;
+        bool judged = false;
+        const LinkLayer layer = link_layer_of_port(node, hca, port, netdevs_of_port(node, hca, port), judged);
+        if (layer != LinkLayer::unknown && layers.insert(layer).second && layers.size() == 2)
+          mixed.push_back(fmt::format("{}:{} is {}, others are not", chosen.hca, chosen.port, word(layer)));
+        const auto gid = layer == LinkLayer::ethernet && port.gid_table ? choose_gid(node, port) : std::nullopt;
+        if (gid && !gid->usable) unusable.push_back(fmt::format("{}:{}: no-usable-gid (the rule ends at GID {})", chosen.hca, chosen.port, gid->index));
+      }
+    }
   }
   if (!unusable.empty())
     add(out, node, Severity::warning, "user-hca-unusable", "NCCL_IB_HCA takes ports that cannot be used", unusable,
@@ -152,9 +172,11 @@ std::vector<Finding> check_user_settings(const Node& node) {
   check_interface(node, out);
   check_files(node, out);
   const auto disable = user_setting(node, "NCCL_IB_DISABLE");
-  if (node.network.fallback_reason == "peers-cannot" && disable == "0") {
-    add(out, node, Severity::error, "user-transport-refused", "NCCL_IB_DISABLE=0 is set, but some peers have no RDMA: all must use sockets",
-        {"NCCL_IB_DISABLE=0"}, "set NCCL_IB_DISABLE=1 or NCCL_NET=Socket everywhere, or repair the peers");
+  const auto net = user_setting(node, "NCCL_NET");
+  const bool demanded = net && !net->empty() && !std::equal(net->begin(), net->end(), kSocket.begin(), kSocket.end(), same_letter);
+  if (node.network.fallback_reason == "peers-cannot" && (disable == "0" || demanded)) {
+    add(out, node, Severity::error, "user-transport-refused", "RDMA is asked for here, but some peers have none: all must use sockets, or the job hangs",
+        {demanded ? "NCCL_NET=" + *net : "NCCL_IB_DISABLE=0"}, "set NCCL_NET=Socket everywhere, or repair the peers");
   }
   return out;
 }
