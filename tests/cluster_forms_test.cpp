@@ -11,6 +11,8 @@
 #include "dsinfer/error.hpp"
 #include "filled.hpp"
 #include "machines.hpp"
+#include "topology/node_classes.hpp"
+#include "topology/picture.hpp"
 #include "topology/wording.hpp"
 
 namespace dsinfer {
@@ -109,6 +111,23 @@ TEST(ClusterText, FoldsNodesThatAreAlike) {
   EXPECT_THAT(text, HasSubstr("error    hca-count-differs (n6)  n6 uses 7 HCAs, the others 8"));
   EXPECT_THAT(text, HasSubstr("→ check the cable"));
   EXPECT_THAT(text, AllOf(HasSubstr("1 of 2 ways proven"), HasSubstr("n2 → n1"), HasSubstr("no answer in 3 s")));
+}
+
+TEST(ClusterText, FoldsNodesThatDifferInIdentityAlone) {
+  Cluster cluster;
+  for (int i = 1; i <= 3; ++i) {
+    Node& node = cluster.nodes.emplace_back(dgx_node(fmt::format("n{}", i), i));
+    node.network.environment.push_back({"OMPI_MCA_orte_ess_vpid", std::to_string(i), "", true});
+    node.network.environment.push_back({"NCCL_HOSTID", fmt::format("h{}", i), "", true});
+    Interface bridge;
+    bridge.name = fmt::format("docker{}", i);
+    bridge.kind = "bridge";
+    node.interfaces.push_back(bridge);
+    node.network.reasons.push_back({bridge.name, "virtual", "bridge", true});
+  }
+  EXPECT_EQ(topology::node_classes(cluster).size(), 1u);
+  cluster.nodes[1].network.environment.push_back({"OMPI_MCA_btl_tcp_if_include", "eth7", "", true});
+  EXPECT_EQ(topology::node_classes(cluster).size(), 2u);
 }
 
 TEST(ClusterText, HasColourOnlyIfAsked) {
@@ -219,6 +238,13 @@ TEST(ClusterSvg, IsWellFormedAndStandsAlone) {
   }
 }
 
+TEST(ClusterSvg, HoldsNoCharacterThatXmlForbids) {
+  EXPECT_EQ(topology::clean_text("a\xef\xbf\xbe" "b\xef\xbf\xbf" "c\xef\xbf\xbd"), "a\xef\xbf\xbd" "b\xef\xbf\xbd" "c\xef\xbf\xbd");
+  Node node = dgx_node("n\xef\xbf\xbe" "1");
+  node.gpus[0].name = "\xef\xbf\xbf";
+  expect_well_formed(one(node).svg());
+}
+
 TEST(ClusterSvg, ShowsDevicesLinksAndReasons) {
   const std::string svg = one(dgx_node("n1")).svg();
   for (const char* text : {">n1<", ">GPU7<", ">mlx5_7<", ">NVSwitch · 18 NVLinks · 450 GB/s for each GPU<", ">63 GB/s<", ">50 GB/s<", ">400 Gb/s IB<", ">mixed-link-layer<",
@@ -234,6 +260,15 @@ TEST(ClusterSvg, DrawsFewNodesOneByOneAndManyByTheirKind) {
   const std::string svg = many().svg();
   EXPECT_EQ(count(svg, ">GPU0<"), 2u);
   EXPECT_THAT(svg, AllOf(HasSubstr("63 × n1, n2 … n64 (63)"), HasSubstr(">n6<"), HasSubstr("hca-count-differs")));
+}
+
+TEST(ClusterPictures, ShortenAModelHoweverOftenItsMakerIsNamed) {
+  EXPECT_EQ(topology::short_model("NVIDIA H100 80GB HBM3"), "H100 80GB HBM3");
+  EXPECT_EQ(topology::short_model("NVIDIA GeForce RTX 4090"), "RTX 4090");
+  EXPECT_EQ(topology::short_model("NVIDIA"), "NVIDIA");
+  std::string name;
+  for (int i = 0; i < 100000; ++i) name += "NVIDIA ";
+  EXPECT_EQ(topology::short_model(name + "L4"), "L4");
 }
 
 TEST(ClusterDot, IsTakenByGraphviz) {

@@ -200,6 +200,23 @@ TEST(ClusterJson, RefusesWhatIsNoClusterOrANewerOne) {
   EXPECT_THAT(refusal("not json"), HasSubstr("cluster"));
 }
 
+TEST(ClusterJson, TakesNoTerminalEscapeFromAFile) {
+  const Cluster cluster = Cluster::from_json(wrap(R"([{"name": "n\u001b[31m1", "sources": ["a\u009b2J", "b\u0007"],
+    "network": {"ports_down": {"mlx5\u001b_0": "Down\u007f"}, "environment": {"A\u001b": "1\u001b]0;t"}, "environment_reasons": [{"name": "A\u001b"}]},
+    "findings": [{"code": "c", "severity": "error", "nodes": ["n\u001b"], "text": "\u001b[2J", "evidence": ["\u001b[H"], "advice": "\u001b"}]}])"));
+  const Node& node = cluster.nodes.at(0);
+  EXPECT_EQ(node.name, "n[31m1");
+  EXPECT_THAT(node.sources, ElementsAre("a2J", "b"));
+  EXPECT_EQ(node.network.ports_down, (std::map<std::string, std::string>{{"mlx5_0", "Down"}}));
+  ASSERT_EQ(node.network.environment.size(), 1u);
+  EXPECT_EQ(node.network.environment[0].name, "A");
+  EXPECT_EQ(node.network.environment[0].value, "1]0;t");
+  EXPECT_EQ(node.findings.at(0).text, "[2J");
+  EXPECT_THAT(node.findings[0].evidence, ElementsAre("[H"));
+  EXPECT_THAT(refusal(wrap(R"([{"network": {"ports_down": {"\u009bx": 1}}}])")), HasSubstr("\"ports_down.x\""));
+  EXPECT_THAT(refusal(wrap(R"([{"nvlink": "\u009b2J"}])")), HasSubstr("\"2J\""));
+}
+
 TEST(ClusterJson, SurvivesNamesThatAreNoUtf8) {
   Cluster cluster;
   cluster.nodes.resize(1);

@@ -1,7 +1,9 @@
 // Ranks that find out together which nodes they run on and how these reach each other.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -9,6 +11,8 @@
 #include <fstream>
 #include <mutex>
 #include <set>
+#include <sstream>
+#include <thread>
 
 #include "dsinfer/cluster.hpp"
 #include "fakes/fake_verbs.hpp"
@@ -93,6 +97,18 @@ TEST_F(Gather, HostsOfOneNameAreToldApart) {
     for (const Node& node : cluster.nodes) names.push_back(node.name);
     EXPECT_THAT(names, ElementsAre("node", "node-3", "node-2", "node-4"));
   });
+}
+
+TEST_F(Gather, RankZeroDecidesOnTheReachTest) {
+  const std::vector<std::string> roots = {host("a", "alpha", "1"), host("b", "beta", "2")};
+  for (const int tester : {0, 1}) {
+    on_threads(2, [&](World& world) {
+      GatherOptions options = without_libraries();
+      options.check_reach = world.rank() == tester;
+      options.probe.root = roots[static_cast<size_t>(world.rank())];
+      EXPECT_EQ(gather(world, options).reach.size(), tester == 0 ? 2u : 0u);
+    });
+  }
 }
 
 TEST_F(Gather, WhatFailsOnOneRankFailsOnAll) {
@@ -192,6 +208,42 @@ TEST(ReachTcp, FamiliesMustMeet) {
   EXPECT_EQ(refused, 2);
 }
 
+// The port on which this process's network namespace listens at 127.0.0.77, once it does; 0 if it never does.
+uint16_t listening_port() {
+  for (int i = 0; i < 500; ++i) {
+    std::ifstream table("/proc/self/net/tcp");
+    for (std::string line; std::getline(table, line);) {
+      std::istringstream words(line);
+      std::string slot, local, remote, state;
+      words >> slot >> local >> remote >> state;
+      if (state == "0A" && local.rfind("4D00007F:", 0) == 0) return static_cast<uint16_t>(std::stoul(local.substr(9), nullptr, 16));
+    }
+    std::this_thread::sleep_for(10ms);
+  }
+  return 0;
+}
+
+TEST(ReachTcp, StrangersThatSayNothingMakeRoom) {
+  Cluster cluster;
+  cluster.nodes = {node_on("a", "lo", {{"127.0.0.77", 8}}), node_on("b", "lo", {{"127.0.0.78", 8}})};
+  std::vector<int> strangers;
+  on_threads(2, [&](World& world) {
+    if (world.rank() == 1) {  // before this rank comes, the first listens already and takes strangers only
+      sockaddr_in address{};
+      address.sin_family = AF_INET;
+      address.sin_addr.s_addr = htonl(0x7f00004d);
+      address.sin_port = htons(listening_port());
+      for (int i = 0; address.sin_port != 0 && i < 100; ++i) {
+        strangers.push_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        EXPECT_EQ(0, connect(strangers.back(), reinterpret_cast<const sockaddr*>(&address), sizeof address));
+      }
+    }
+    for (const Reach& reach : reach_tcp(world, {cluster, world.rank(), 10000ms})) EXPECT_TRUE(reach.ok) << reach.error;
+  });
+  EXPECT_EQ(strangers.size(), 100u) << "the listener was not found";
+  for (const int stranger : strangers) close(stranger);
+}
+
 TEST(ReachTcp, ARankThatIsGoneEndsTheTest) {
   Cluster cluster;
   for (int i = 0; i < 3; ++i) cluster.nodes.push_back(node_on("n" + std::to_string(i), "lo", {{"127.0.0." + std::to_string(i + 1), 8}}));
@@ -250,6 +302,24 @@ TEST(ReachFindings, TellDirectionsAndNodesApart) {
   ASSERT_EQ(findings.size(), 2u);
   EXPECT_EQ(findings[0].text, "d and its 3 peers do not reach each other");
   EXPECT_THAT(findings[0].nodes, ElementsAre("d"));
+}
+
+TEST(ReachFindings, EachKindHasItsOwnCount) {
+  Cluster cluster;
+  for (int i = 0; i < 10; ++i) cluster.nodes.push_back(node_on("n" + std::to_string(i), "eth0", {}));
+  for (int from = 0; from < 10; ++from) {
+    for (int to = 0; to < 10; ++to) {
+      if (from == to) continue;
+      cluster.reach.push_back(broken(from, to, "socket eth0", "no answer"));
+      cluster.reach.push_back(broken(from, to, "rdma mlx5_0:1 → mlx5_0:1", "no answer"));
+    }
+  }
+  const std::vector<Finding> findings = reach_findings(cluster);  // 45 pairs of each kind, 32 are told
+  ASSERT_EQ(findings.size(), 64u);
+  EXPECT_EQ(findings[31].code, "peer-unreachable");
+  EXPECT_THAT(findings[31].text, HasSubstr("13 more pairs"));
+  EXPECT_EQ(findings[32].code, "rail-unreachable");
+  EXPECT_THAT(findings[63].text, HasSubstr("13 more pairs"));
 }
 
 TEST(ReachFindings, ARailIsNotASocket) {

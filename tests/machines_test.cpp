@@ -1,6 +1,7 @@
 // Folders, archives and pastes as clusters: which files are whose.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -134,6 +135,17 @@ TEST(Machines, LooksIntoArchives) {
   EXPECT_TRUE(bad.nodes.empty());
   EXPECT_TRUE(finding(bad.findings, "file-not-known"));
 }
+
+TEST(Machines, TellsAnArchivesDamageAlsoWithoutAMachine) {
+  const ScratchFolder f;
+  f.file("notes.txt", std::string(4000, 'x'));
+  ASSERT_EQ(0, std::system(("cd " + f.path() + " && tar cf - notes.txt | head -c 1500 > cut.tar").c_str()));
+  const Cluster cluster = import_machines(f.path("cut.tar"));
+  EXPECT_TRUE(cluster.nodes.empty());
+  const Finding* left_out = finding(cluster.findings, "file-not-known");
+  ASSERT_TRUE(left_out);
+  EXPECT_THAT(left_out->evidence, ::testing::Contains(HasSubstr("truncated")));
+}
 #endif
 
 TEST(Machines, TakesAnEmptyNvlinkStatusByItsName) {
@@ -209,6 +221,48 @@ TEST(Machines, RefusesWhatIsNotThere) {
   }
   const ScratchFolder f;
   EXPECT_TRUE(import_machines(f.path()).nodes.empty());
+}
+
+TEST(Machines, FollowsTheLinkThatIsGiven) {
+  const ScratchFolder f;
+  f.file("far/ibstat.txt", ibstat("mlx5_0"));
+  f.link("near/absolute.txt", f.path("far/ibstat.txt"));
+  f.link("near/outside.txt", "../far/ibstat.txt");
+  f.link("near/folder", f.path("far"));
+  EXPECT_THAT(names(import_machines(f.path("near/absolute.txt"))), ElementsAre("absolute"));
+  EXPECT_THAT(names(import_machines(f.path("near/outside.txt"))), ElementsAre("outside"));
+  EXPECT_THAT(names(import_machines(f.path("near/folder"))), ElementsAre("folder"));
+}
+
+TEST(Machines, SaysHowToReadAPipe) {
+  const ScratchFolder f;
+  ASSERT_EQ(0, mkfifo(f.path("pipe").c_str(), 0600));
+  try {
+    import_machines(f.path("pipe"));
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Error::io);
+    EXPECT_THAT(error.what(), ::testing::AllOf(HasSubstr(f.path("pipe")), HasSubstr("--from -")));
+  }
+}
+
+TEST(Machines, CutsNoStoredClusterSilently) {
+  const ScratchFolder f;
+  f.file("huge.json", "{\"format\": \"dsinfer-cluster\", \"version\": 1, ");
+  std::filesystem::resize_file(f.path("huge.json"), uintmax_t{513} << 20);  // a hole: takes no room
+  try {
+    import_machines(f.path("huge.json"));
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Error::unsupported);
+    EXPECT_THAT(error.what(), ::testing::AllOf(HasSubstr("537919488"), HasSubstr("512 MiB"), HasSubstr("fewer nodes")));
+  }
+  const Cluster folder = import_machines(f.path());
+  const Finding* left_out = finding(folder.findings, "file-not-known");
+  ASSERT_TRUE(left_out);
+  EXPECT_THAT(left_out->evidence, ElementsAre(::testing::AllOf(HasSubstr("huge.json"), HasSubstr("64 MiB"))));
+  f.file("huge.json", import_text(ibstat("mlx5_0"), "n1").to_json() + std::string(size_t{17} << 20, '\n'));  // more than a text may have
+  EXPECT_THAT(names(import_machines(f.path())), ElementsAre("n1"));
 }
 
 TEST(Machines, SurvivesHostileFolders) {

@@ -295,6 +295,18 @@ TEST(Process, TakesTheSettingsThatCountAndWhereTheyComeFrom) {
   std::filesystem::remove(conf);
 }
 
+TEST(Process, LeavesOutWhatTheLauncherSets) {
+  ProbeOptions options = without_libraries();
+  options.environment = {"OMPI_MCA_orte_ess_vpid=3", "OMPI_MCA_ess_base_jobid=77", "OMPI_MCA_pmix=^s1", "OMPI_MCA_initial_wdir=/home/x", "OMPI_MCA_shmem_RUNTIME_QUERY_hint=mmap",
+                         "OMPI_MCA_mpi_oversubscribe=0", "OMPI_MCA_plm=rsh", "OMPI_MCA_rmaps_ppr_n_pernode=8", "OMPI_MCA_btl_tcp_if_include=eth0",
+                         "OMPI_MCA_oob_tcp_if_include=eth0", "OMPI_MCA_pml=ob1", "OMPI_MCA_mtl=^ofi"};
+  std::vector<std::string> found;
+  for (const Setting& s : probe_process(options).settings) {
+    if (s.origin == "environment") found.push_back(s.name);
+  }
+  EXPECT_THAT(found, ElementsAre("OMPI_MCA_btl_tcp_if_include", "OMPI_MCA_mtl", "OMPI_MCA_oob_tcp_if_include", "OMPI_MCA_pml"));
+}
+
 TEST(Process, KnowsItsLimits) {
   const Node node = probe_process(without_libraries());
   EXPECT_TRUE(node.host.memlock_bytes);

@@ -19,6 +19,8 @@ class Tar {
   Tar& file(const std::string& name, const std::string& content) { return add(name, '0', "", content); }
   Tar& link(const std::string& name, const std::string& target) { return add(name, '2', target, ""); }
   Tar& hard_link(const std::string& name, const std::string& target) { return add(name, '1', target, ""); }
+  // GNU's way: the target stands in an entry before.
+  Tar& long_link(const std::string& name, const std::string& target) { return add("././@LongLink", 'K', "", target + '\0').add(name, '2', target.substr(0, 99), ""); }
   std::string bytes() const { return bytes_ + std::string(1024, '\0'); }
 
  private:
@@ -167,6 +169,13 @@ TEST(ArchiveTree, IgnoresNamesThatLeadOut) {
   EXPECT_EQ(tree->read("absolute"), "y");
   EXPECT_FALSE(tree->exists("l"));
   EXPECT_FALSE(tree->exists("down/through"));
+}
+
+TEST(ArchiveTree, RefusesLinksLongerThanAPath) {
+  const auto tree = archive_tree(Tar().file("a", "1").long_link("long", std::string(4000, 'x')).long_link("longer", std::string(5000, 'x')).file("z", "2").bytes(), "links.tar");
+  EXPECT_EQ(tree->list(""), (std::vector<std::string>{"a", "long", "z"}));
+  EXPECT_EQ(tree->link("long"), std::string(4000, 'x'));
+  EXPECT_EQ(tree->read("z"), "2");
 }
 
 TEST(ArchiveTree, KeepsWhatCameBeforeTheCut) {

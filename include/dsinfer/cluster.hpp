@@ -316,7 +316,7 @@ DSINFER_API Node probe_node(const ProbeOptions& options = {});
 
 /// The machines that captured files describe: a folder (its files and archives, all joined; several machines where names or subfolders
 /// say so), an archive or one file. Files are known by content; what no importer knows is listed in a finding and left out. With choice
-/// and checks. Throws not_found or io naming the path.
+/// and checks. Throws not_found or io naming the path, unsupported for a stored cluster of more than 512 MiB.
 DSINFER_API Cluster import_machines(const std::string& path);
 /// The machine that pasted text describes: the output of one tool or of several, one after the other.
 DSINFER_API Cluster import_text(std::string_view text, const std::string& name = "pasted");
@@ -325,6 +325,7 @@ DSINFER_API Cluster import_text(std::string_view text, const std::string& name =
 /// one transport), and Cluster::findings. Pure and repeatable: earlier decisions are replaced, reach is kept.
 DSINFER_API void choose_network(Cluster& cluster);
 
+/// The same on all ranks, but for `probe.root` in tests; of the reach test rank 0's word counts for all.
 struct GatherOptions {
   ProbeOptions probe;
   bool check_reach = true;                         ///< prove the chosen interfaces pair by pair

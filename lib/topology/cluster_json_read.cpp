@@ -1,4 +1,5 @@
-// Cluster from JSON: what is absent keeps its default, unknown keys are passed over, a wrong value is named with the way to it.
+// Cluster from JSON: what is absent keeps its default, unknown keys are passed over, a wrong value is named with the way to it. Who wrote the file
+// is not known: all text is cleaned, so that no terminal obeys it.
 #include <fmt/format.h>
 
 #include <charconv>
@@ -21,7 +22,7 @@ struct Place {
 
 [[noreturn]] void wrong(const Place& place, const std::string& expected, const Json& found) {
   std::string shown = found.is_structured() ? std::string(found.is_array() ? "an array" : "an object") : found.dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (shown.size() > 60) shown = clean_text(shown.substr(0, 57)) + "...";
+  shown = shown.size() > 60 ? clean_text(shown.substr(0, 57)) + "..." : clean_text(shown);
   throw Error(Error::bad_format, fmt::format("{}: key \"{}\" should be {}, found {}", place.origin, place.key, expected, shown));
 }
 
@@ -74,7 +75,10 @@ struct Reader {
   static void take(const Place& place, const Json& json, std::map<std::string, T>& values) {
     if (!json.is_object()) wrong(place, "an object", json);
     values.clear();
-    for (const auto& [key, element] : json.items()) take({place.origin, place.key + "." + key}, element, values[key]);
+    for (const auto& [key, element] : json.items()) {
+      const std::string name = clean_text(key), way = place.key + "." + name;
+      take({place.origin, way}, element, values[name]);
+    }
   }
   template <class T>
   static void take(const Place& place, const Json& json, std::optional<T>& value) {
@@ -116,7 +120,7 @@ void Reader::take(const Place& place, const Json& json, T& value) {
   } else if constexpr (std::is_integral_v<T>) {
     take_integer(place, json, value);
   } else if constexpr (std::is_same_v<T, std::string>) {
-    value = string_of(place, json);
+    value = clean_text(string_of(place, json));
   } else if constexpr (std::is_enum_v<T>) {
     take_enum(place, json, string_of(place, json), value);
   } else {

@@ -59,6 +59,23 @@ Hosts hosts_of(const std::vector<std::string>& keys) {
   return hosts;
 }
 
+// A speaker's message: what it wants of the reach test, then its facts. Rank 0, always a speaker, decides for all: a rank that left the test out
+// alone would leave the others waiting for it.
+constexpr size_t kOptionBytes = sizeof(uint8_t) + sizeof(int64_t);
+
+std::string pack(const GatherOptions& options, const std::string& facts) {
+  ByteWriter out;
+  out.put<uint8_t>(options.check_reach);
+  out.put<int64_t>(options.reach_timeout.count());
+  return out.take() + facts;
+}
+std::string_view facts_of(std::string_view message) { return message.substr(std::min(kOptionBytes, message.size())); }
+void take_options(std::string_view message, GatherOptions& options) {
+  ByteReader in(message);
+  options.check_reach = in.get<uint8_t>() != 0;
+  options.reach_timeout = std::chrono::milliseconds(in.get<int64_t>());
+}
+
 void give_unique_names(Cluster& cluster) {
   std::set<std::string> taken;
   for (const Node& node : cluster.nodes) taken.insert(node.name);
@@ -139,18 +156,20 @@ Cluster gather(World& world, const GatherOptions& options) {
     if (!speaks) return;
     Cluster mine;
     mine.nodes.push_back(probe_node(options.probe));
-    facts = mine.to_json();
+    facts = pack(options, mine.to_json());
   });
   const std::vector<std::string> all = world.all_gather(facts);
   Cluster cluster;
+  GatherOptions agreed = options;
   in_agreement(world, [&] {
     cluster.node_of_rank = hosts.node_of_rank;
-    for (const int rank : hosts.speaker) cluster.nodes.push_back(std::move(Cluster::from_json(all[static_cast<size_t>(rank)]).nodes.at(0)));
+    take_options(all[0], agreed);
+    for (const int rank : hosts.speaker) cluster.nodes.push_back(std::move(Cluster::from_json(facts_of(all[static_cast<size_t>(rank)])).nodes.at(0)));
     give_unique_names(cluster);
     choose_network(cluster);
   });
   const std::vector<ClockReading> clocks = read_clocks(world);
-  if (cluster.nodes.size() > 1 && options.check_reach) test_reach(world, options, speaks ? node : -1, cluster);
+  if (cluster.nodes.size() > 1 && agreed.check_reach) test_reach(world, agreed, speaks ? node : -1, cluster);
   in_agreement(world, [&] {
     if (!cluster.reach.empty()) choose_network(cluster);  // its checks tell what was not reached
     if (auto finding = clock_finding(cluster, hosts, clocks)) cluster.findings.push_back(std::move(*finding));

@@ -65,6 +65,9 @@ DSINFER_INTERNAL std::vector<RailFact> rail_facts(const Node& node);
 /// the machine of that name; the first column is also the prefix of that node's files.
 DSINFER_INTERNAL std::vector<Node> read_versions_csv(std::string_view text, const std::string& name);
 
+/// True for what a launcher (Open MPI's mpirun) sets for its own ranks: no user's choice, and other on each node. probe_process.cpp
+DSINFER_INTERNAL bool set_by_launcher(std::string_view variable);
+
 /// Host names before the lines of an NCCL log ("host:pid:tid [rank] NCCL INFO"), in order of appearance; empty if no line has one.
 DSINFER_INTERNAL std::vector<std::string> nccl_log_hosts(std::string_view text);
 /// The log's lines by host, in order of appearance. Lines without a host go to the first (rank 0 prints the version alone); with no host at all

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <set>
 #include <system_error>
 
@@ -71,12 +72,24 @@ Cluster cluster_of(Machines found) {
   return cluster;
 }
 
-std::string read_file(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  const std::string folder = slash == path.npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
-  const auto content = topology::folder_tree(folder)->read(path.substr(slash + 1), size_t{64} << 20);
+constexpr size_t kMaxFile = size_t{64} << 20;     // an archive; importers of text read less
+constexpr size_t kMaxStored = size_t{512} << 20;  // a stored cluster: thousands of nodes
+
+// The path is the user's own: links in it are followed wherever they lead, unlike those inside a captured folder.
+std::string read_file(const std::string& path, size_t limit) {
+  std::error_code error;
+  const std::string place = std::filesystem::canonical(path, error).string();
+  const size_t slash = place.rfind('/');
+  if (error || slash == place.npos) throw Error(Error::io, path + ": cannot be read" + (error ? ": " + error.message() : ""));
+  auto content = topology::folder_tree(slash == 0 ? "/" : place.substr(0, slash))->read(place.substr(slash + 1), limit);
   if (!content) throw Error(Error::io, path + ": cannot be read");
-  return *content;
+  return std::move(*content);
+}
+
+void check_stored_size(const std::string& path, uint64_t size) {
+  if (size <= kMaxStored) return;
+  throw Error(Error::unsupported, path + ": a stored cluster of " + std::to_string(size) + " bytes, the limit is " + std::to_string(kMaxStored) +
+                                      " (512 MiB); store fewer nodes in a file and import the folder of these files");
 }
 
 bool is_stored_cluster(std::string_view content) {
@@ -95,8 +108,14 @@ Cluster import_machines(const std::string& path) {
   }
   const std::string name = last_part(path);
   if (S_ISDIR(status.st_mode)) return cluster_of(topology::scan_tree(topology::folder_tree(path), name));
-  const std::string content = read_file(path);
-  if (is_stored_cluster(content)) return Cluster::from_json(content);  // as it was stored, with its choice
+  if (!S_ISREG(status.st_mode)) throw Error(Error::io, path + ": neither a file nor a folder; for a pipe use `--from -`, which reads the standard input");
+  std::string content = read_file(path, kMaxFile);
+  if (is_stored_cluster(content)) {  // as it was stored, with its choice
+    const auto size = static_cast<uint64_t>(status.st_size);
+    check_stored_size(path, size);
+    if (size > content.size()) content = read_file(path, kMaxStored);
+    return Cluster::from_json(content);
+  }
   return cluster_of(topology::scan_file(content, name));
 }
 

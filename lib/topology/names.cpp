@@ -183,6 +183,11 @@ std::string clean_text(std::string_view text) {
       const auto next = static_cast<unsigned char>(text[i + 1]);
       whole = !(c == 0xf0 && next < 0x90) && !(c == 0xf4 && next >= 0x90);
     }
+    if (whole && (text.substr(i, 3) == "\xef\xbf\xbe" || text.substr(i, 3) == "\xef\xbf\xbf")) {  // U+FFFE, U+FFFF: XML 1.0 takes neither
+      out += "\xef\xbf\xbd";
+      i += 3;
+      continue;
+    }
     const bool control = whole && c == 0xc2 && static_cast<unsigned char>(text[i + 1]) < 0xa0;  // C1: some terminals obey them
     if (!control) out += whole ? std::string(text.substr(i, length)) : std::string("\xef\xbf\xbd");
     i += whole ? length : 1;

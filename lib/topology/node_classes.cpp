@@ -1,7 +1,9 @@
 #include "topology/node_classes.hpp"
 
 #include <algorithm>
+#include <set>
 
+#include "topology/importers.hpp"
 #include "topology/wording.hpp"
 
 namespace dsinfer::topology {
@@ -27,12 +29,18 @@ void forget_identity(HcaPort& port) {
   port.gids.clear();
 }
 
+// Names that differ from one start to the next: a launcher's variables, and a host id that has to be other on each node.
+bool is_identity(const EnvironmentVariable& variable) { return set_by_launcher(variable.name) || (variable.users && variable.name == "NCCL_HOSTID"); }
+
 // What was decided stays; why, in words that may hold names and addresses, goes.
-void forget_identity(Network& network) {
+void forget_identity(Network& network, const std::set<std::string>& passing) {
+  std::erase_if(network.environment, is_identity);
   for (ChosenPort& port : network.ports) port.subnet = "";
   for (EnvironmentVariable& variable : network.environment) variable.reason = "";
   for (Reason& reason : network.reasons) reason.text = "";
-  std::erase_if(network.reasons, [](const Reason& reason) { return reason.subject.rfind("veth", 0) == 0 || reason.subject.rfind("cali", 0) == 0; });
+  std::erase_if(network.reasons, [&](const Reason& reason) {
+    return passing.count(reason.subject) > 0 || reason.subject.starts_with("veth") || reason.subject.starts_with("cali") || reason.subject.starts_with("br-");
+  });
 }
 
 Node without_identity(Node node) {
@@ -44,9 +52,13 @@ Node without_identity(Node node) {
     hca.node_guid = hca.sys_image_guid = "";
     for (HcaPort& port : hca.ports) forget_identity(port);
   }
+  std::set<std::string> passing;
+  for (const Interface& interface : node.interfaces) {
+    if (comes_and_goes(interface)) passing.insert(interface.name);
+  }
   std::erase_if(node.interfaces, comes_and_goes);
   for (Interface& interface : node.interfaces) interface.mac = "", interface.addresses.clear();
-  forget_identity(node.network);
+  forget_identity(node.network, passing);
   for (Finding& finding : node.findings) finding = {finding.code, finding.severity, {}, "", {}, ""};
   return node;
 }

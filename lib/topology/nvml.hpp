@@ -10,8 +10,8 @@ namespace dsinfer::topology::nvml {
 using Device = void*;
 using Return = int;
 enum : Return {
-  kSuccess = 0, kInvalidArgument = 2, kNotSupported = 3, kNoPermission = 4, kNotFound = 6, kDriverNotLoaded = 9, kLibraryNotFound = 12,
-  kFunctionNotFound = 13, kGpuIsLost = 15, kVersionMismatch = 18
+  kSuccess = 0, kInvalidArgument = 2, kNotSupported = 3, kNoPermission = 4, kDriverNotLoaded = 9, kFunctionNotFound = 13,
+  kGpuIsLost = 15, kVersionMismatch = 18
 };
 
 struct PciInfo {
@@ -73,7 +73,6 @@ struct Api {
   Return (*compute_capability)(Device, int*, int*) = nullptr;
   Return (*mig_mode)(Device, unsigned*, unsigned*) = nullptr;
   Return (*link_state)(Device, unsigned, int*) = nullptr;
-  Return (*link_capability)(Device, unsigned, int, unsigned*) = nullptr;
   Return (*link_remote)(Device, unsigned, PciInfo*) = nullptr;
   Return (*link_remote_type)(Device, unsigned, int*) = nullptr;  ///< 0 GPU, 1 NPU (POWER's CPU), 2 switch, 255 unknown
   Return (*fields)(Device, int, FieldValue*) = nullptr;
@@ -100,7 +99,6 @@ struct Api {
     library.find(compute_capability, "nvmlDeviceGetCudaComputeCapability");
     library.find(mig_mode, "nvmlDeviceGetMigMode");
     library.find(link_state, "nvmlDeviceGetNvLinkState");
-    library.find(link_capability, "nvmlDeviceGetNvLinkCapability");
     library.find(link_remote, "nvmlDeviceGetNvLinkRemotePciInfo_v2");
     library.find(link_remote_type, "nvmlDeviceGetNvLinkRemoteDeviceType");
     library.find(fields, "nvmlDeviceGetFieldValues");

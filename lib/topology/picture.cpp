@@ -214,11 +214,14 @@ Picture picture_of(const Node& node) {
 }
 
 std::string short_model(const std::string& name) {
-  for (const char* maker : {"NVIDIA ", "Tesla ", "GeForce "}) {
-    const std::string prefix = maker;
-    if (name.rfind(prefix, 0) == 0) return short_model(name.substr(prefix.size()));
+  constexpr std::string_view kMakers[] = {"NVIDIA ", "Tesla ", "GeForce "};
+  std::string_view rest = name;
+  const auto leads = [&](std::string_view maker) { return rest.starts_with(maker); };
+  while (true) {  // a loop: a file's name may repeat them without end
+    const auto maker = std::find_if(std::begin(kMakers), std::end(kMakers), leads);
+    if (maker == std::end(kMakers)) return std::string(rest);
+    rest.remove_prefix(maker->size());
   }
-  return name;
 }
 
 }  // namespace dsinfer::topology

@@ -23,6 +23,7 @@ namespace {
 
 // Settings of NCCL, UCX, Gloo, Open MPI, libfabric, rdma-core and CUDA that change the choice or must agree between nodes.
 bool relevant(std::string_view name) {
+  if (set_by_launcher(name)) return false;
   static constexpr std::string_view kPrefixes[] = {"NCCL_", "UCX_", "GLOO_", "OMPI_MCA_", "FI_", "RDMAV_", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"};
   return std::any_of(std::begin(kPrefixes), std::end(kPrefixes), [&](std::string_view prefix) { return name.substr(0, prefix.size()) == prefix; });
 }
@@ -143,6 +144,14 @@ std::optional<bool> fabric_manager_runs(const Tree& machine) {
 }
 
 }  // namespace
+
+// The names are Open MPI 3 and 4's; the choices of network (btl_, oob_, pml, mtl) are not among them: users set those.
+bool set_by_launcher(std::string_view variable) {
+  static constexpr std::string_view kPrefixes[] = {"orte_", "ess", "pmix", "initial_wdir", "shmem_RUNTIME", "mpi_oversubscribe", "plm", "rmaps"};
+  if (!variable.starts_with("OMPI_MCA_")) return false;
+  variable.remove_prefix(9);
+  return std::any_of(std::begin(kPrefixes), std::end(kPrefixes), [&](std::string_view prefix) { return variable.starts_with(prefix); });
+}
 
 Node probe_process(const ProbeOptions& options) {
   Node node;

@@ -26,7 +26,9 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kTokenBytes = 16;
 constexpr size_t kHelloBytes = kTokenBytes + sizeof(int32_t);  // the target's token, who calls
 constexpr size_t kLargeBytes = 48 << 10;                       // more than the largest frame, jumbo ones too
-constexpr int kMostStrangers = 64;
+constexpr int kMostStrangers = 64;                             // connections beside the expected ones that have not said the token
+constexpr std::chrono::milliseconds kStrangerPatience{500};    // a caller speaks as soon as it is connected
+constexpr std::chrono::milliseconds kAcceptPause{100};         // after the process ran out of files
 
 std::string error_text(int code) { return fmt::format("{} (errno {})", std::strerror(code), code); }
 
@@ -217,7 +219,9 @@ class Echo {
   void heard(Connection& connection);
   void heard_as_caller(Connection& connection);
   void heard_as_callee(Connection& connection);
-  void accept_all(const Socket& listener);
+  void accept_all(const Socket& listener, Clock::time_point now);
+  int unproven() const;
+  void drop_strangers(Clock::time_point now);
   bool over(Clock::time_point now) const;
   void wait();
 
@@ -228,8 +232,8 @@ class Echo {
   std::vector<Connection> connections_;
   std::vector<Reach> results_;
   std::vector<bool> served_ = std::vector<bool>(test_.cluster.nodes.size(), false);
-  int expected_ = 0, strangers_ = 0;
-  Clock::time_point deadline_{};
+  int expected_ = 0;
+  Clock::time_point deadline_{}, accept_again_{};
 };
 
 void Echo::call(int to) {
@@ -363,15 +367,33 @@ void Echo::step(Connection& connection, short events) {
   }
 }
 
-void Echo::accept_all(const Socket& listener) {
-  while (strangers_ < kMostStrangers) {
+// Accepted, and not yet known as one of our nodes.
+int Echo::unproven() const {
+  return static_cast<int>(std::count_if(connections_.begin(), connections_.end(), [](const Connection& c) { return c.result < 0 && c.caller < 0 && c.socket; }));
+}
+
+void Echo::accept_all(const Socket& listener, Clock::time_point now) {
+  for (int room = kMostStrangers + expected_ - unproven(); room > 0; --room) {
     Connection connection;
     connection.socket = Socket(accept4(listener.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!connection.socket) return;
+    if (!connection.socket) {
+      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) accept_again_ = now + kAcceptPause;
+      return;
+    }
     connection.stage = Connection::Stage::hello;
+    connection.began = now;
     connections_.push_back(std::move(connection));
-    strangers_ = static_cast<int>(connections_.size()) - static_cast<int>(results_.size()) - expected_;
   }
+}
+
+// Where places or files are short, who is silent goes; otherwise patience costs nothing, and a slow network may need it.
+void Echo::drop_strangers(Clock::time_point now) {
+  if (now < accept_again_ || unproven() >= kMostStrangers + expected_) {
+    for (Connection& c : connections_) {
+      if (c.result < 0 && c.caller < 0 && now - c.began > kStrangerPatience) fail(c, "");
+    }
+  }
+  std::erase_if(connections_, [](const Connection& c) { return c.result < 0 && !c.socket; });
 }
 
 bool Echo::over(Clock::time_point now) const {
@@ -385,22 +407,27 @@ bool Echo::over(Clock::time_point now) const {
 void Echo::wait() {
   std::vector<pollfd> waiting;
   std::vector<size_t> who;
-  for (const Socket& listener : listeners_.sockets) waiting.push_back({listener.fd(), POLLIN, 0});
+  const auto now = Clock::now();
+  drop_strangers(now);
+  // A listener with a caller that cannot be taken would wake us without end.
+  const bool room = now >= accept_again_ && unproven() < kMostStrangers + expected_;
+  const size_t listeners = room ? listeners_.sockets.size() : 0;
+  for (size_t i = 0; i < listeners; ++i) waiting.push_back({listeners_.sockets[i].fd(), POLLIN, 0});
   for (size_t i = 0; i < connections_.size(); ++i) {
     const Connection& c = connections_[i];
     if (!c.socket) continue;
     const bool write = c.stage == Connection::Stage::connecting || !c.out.empty();
-    waiting.push_back({c.socket.fd(), static_cast<short>(POLLIN | (write ? POLLOUT : 0)), 0});
+    const bool read = c.stage != Connection::Stage::done;  // what comes after the end would wake us without end
+    waiting.push_back({c.socket.fd(), static_cast<short>((read ? POLLIN : 0) | (write ? POLLOUT : 0)), 0});
     who.push_back(i);
   }
   constexpr int kTurnMs = 20;  // the World wants to be looked after meanwhile
   if (poll(waiting.data(), waiting.size(), kTurnMs) <= 0) return;
-  const size_t listeners = listeners_.sockets.size();
   for (size_t i = 0; i < who.size(); ++i) {
     if (waiting[listeners + i].revents) step(connections_[who[i]], waiting[listeners + i].revents);
   }
   for (size_t i = 0; i < listeners; ++i) {
-    if (waiting[i].revents) accept_all(listeners_.sockets[i]);
+    if (waiting[i].revents) accept_all(listeners_.sockets[i], now);
   }
 }
 

@@ -11,7 +11,7 @@
 namespace dsinfer::topology {
 namespace {
 
-constexpr size_t kMaxText = size_t{16} << 20, kMaxArchive = size_t{64} << 20;
+constexpr size_t kMaxText = size_t{16} << 20, kMaxArchive = size_t{64} << 20;  // an archive or a stored cluster
 constexpr size_t kMaxFiles = 4096, kMaxBytes = size_t{512} << 20;  // of one import: a home folder given by mistake must end
 constexpr int kMaxDepth = 8;
 
@@ -147,16 +147,8 @@ class Scan {
   // A file's machines, if it is an archive or a stored cluster; its parts go to `own` otherwise.
   std::vector<Machine> file(const std::string& content, const std::string& path, const std::string& name, int depth, std::vector<FileParts>& own) {
     if (is_archive(content)) return archive(content, path, name, depth);
+    if (is_cluster_json(content)) return stored(content, path);
     if (content.size() > kMaxText) return unknown(path, "larger than 16 MiB");
-    if (is_cluster_json(content)) {
-      try {
-        Cluster cluster = Cluster::from_json(content);
-        for (Node& node : cluster.nodes) found_.stored.push_back(std::move(node));
-      } catch (const Error& error) {
-        unknown(path, error.what());
-      }
-      return {};
-    }
     if (content.find_first_not_of(" \t\r\n") == content.npos) return empty_file(path, name, own);
     if (is_binary(content)) return unknown(path, "binary");
     std::vector<Imported> parts = import_parts(content, display(path));
@@ -224,7 +216,7 @@ class Scan {
     }
     auto content = tree->read(path, kMaxText + 1);
     ++files_;
-    if (content && content->size() > kMaxText && is_archive(*content)) content = tree->read(path, kMaxArchive + 1);
+    if (content && content->size() > kMaxText && (is_archive(*content) || is_cluster_json(*content))) content = tree->read(path, kMaxArchive + 1);
     if (content) {
       bytes_ += content->size();
       if (auto table = node_table(*content, path); table && table->rows.size() > 1) {
@@ -250,6 +242,7 @@ class Scan {
       if (top.size() == 1 && !tree->list(top[0]).empty()) machines = folder(tree, top[0], stem(name), depth + 1);  // the folder that was packed
       else machines = folder(tree, "", stem(name), depth + 1);
       name_ = outer;
+      if (!tree->damage().empty() && machines.empty()) unknown(path, tree->damage());  // stored clusters and unknown files may be in it
       if (!tree->damage().empty() && !machines.empty()) {
         Imported note;
         note.node.findings.push_back({"truncated", Severity::warning, {}, display(path) + ": " + tree->damage(), {}, "Pack it again."});
@@ -259,6 +252,19 @@ class Scan {
     } catch (const Error& error) {
       return unknown(path, error.what());
     }
+  }
+
+  std::vector<Machine> stored(const std::string& content, const std::string& path) {
+    const bool cut_by_archive = content.size() == kMaxText + 1;  // what an archive in memory keeps of one file
+    if (cut_by_archive) return unknown(path, "a stored cluster larger than 16 MiB, the limit inside an archive: unpack it and import the file");
+    if (content.size() > kMaxArchive) return unknown(path, "a stored cluster larger than 64 MiB, the limit in a folder: import the file itself");
+    try {
+      Cluster cluster = Cluster::from_json(content);
+      for (Node& node : cluster.nodes) found_.stored.push_back(std::move(node));
+    } catch (const Error& error) {
+      unknown(path, error.what());
+    }
+    return {};
   }
 
   // `nvidia-smi nvlink --status` prints nothing where no GPU has a link; only its name tells what such a file is.

@@ -33,10 +33,10 @@ std::unique_ptr<Tree> archive_tree(std::string_view, const std::string& name) {
 #else
 namespace {
 
-constexpr size_t kMaxBytes = size_t{256} << 20;  // unpacked, of all files together
+constexpr size_t kMaxBytes = size_t{256} << 20;  // unpacked, of all files, names and targets of links together
 constexpr size_t kMaxFile = (size_t{16} << 20) + 1;  // kept of one file: one more than importers read, so that they see it is too long
 constexpr size_t kMaxEntries = 500000;
-constexpr size_t kMaxPath = 4096, kMaxDepth = 64;
+constexpr size_t kMaxPath = 4096, kMaxDepth = 64;  // kMaxPath: of a name and of a link's target, as PATH_MAX
 
 class ArchiveTree : public Tree {
  public:
@@ -96,15 +96,15 @@ class ArchiveTree : public Tree {
   };
 
   void unpack(archive* reader, const std::string& name) {
-    size_t bytes = 0, headers = 0;
+    size_t headers = 0;
     archive_entry* header = nullptr;
     int status = ARCHIVE_OK;
     while ((status = archive_read_next_header(reader, &header)) == ARCHIVE_OK || status == ARCHIVE_WARN) {
       if (archive_format(reader) == ARCHIVE_FORMAT_RAW && archive_filter_count(reader) < 2) break;  // neither tar nor compressed
       Entry* entry = place(header, reader, name);
-      if (!read_content(reader, entry, bytes)) break;
+      if (!read_content(reader, entry)) break;
       if (entries_ > kMaxEntries || ++headers > kMaxEntries) return too_large("entries");
-      if (bytes > kMaxBytes) return too_large("bytes");
+      if (bytes_ > kMaxBytes) return too_large("bytes");
     }
     if (status == ARCHIVE_FATAL || status == ARCHIVE_FAILED || status == ARCHIVE_RETRY) damage_ = "truncated or damaged archive";
   }
@@ -122,7 +122,10 @@ class ArchiveTree : public Tree {
     const char* text = archive_entry_pathname(header);
     std::string path = text ? text : "";
     if (archive_format(reader) == ARCHIVE_FORMAT_RAW) path = bare_name(name);
-    if (path.size() > kMaxPath) return nullptr;
+    const char* hard = archive_entry_hardlink(header);
+    const char* soft = !hard && archive_entry_filetype(header) == AE_IFLNK ? archive_entry_symlink(header) : nullptr;
+    const std::string_view to = hard ? hard : soft ? soft : "";
+    if (path.size() > kMaxPath || to.size() > kMaxPath) return nullptr;
     Entry* entry = &root_;
     size_t depth = 0;
     for (size_t at = 0; at <= path.size();) {
@@ -134,16 +137,15 @@ class ArchiveTree : public Tree {
       if (entry->kind != Entry::folder) return nullptr;  // below a file or through a link: not how tar writes a tree
       const auto [child, added] = entry->children.try_emplace(part);
       entries_ += added;
+      if (added) bytes_ += part.size();
       entry = &child->second;
     }
     if (entry == &root_ || !entry->children.empty()) return nullptr;
     *entry = Entry();
-    if (const char* hard = archive_entry_hardlink(header)) {
+    bytes_ += to.size();
+    if (hard || soft) {
       entry->kind = Entry::link;
-      entry->content = "/" + std::string(hard);
-    } else if (const char* soft = archive_entry_filetype(header) == AE_IFLNK ? archive_entry_symlink(header) : nullptr) {
-      entry->kind = Entry::link;
-      entry->content = soft;
+      entry->content = (hard ? "/" : "") + std::string(to);
     } else if (archive_entry_filetype(header) == AE_IFREG || archive_format(reader) == ARCHIVE_FORMAT_RAW) {
       entry->kind = Entry::file;
     } else if (archive_entry_filetype(header) != AE_IFDIR) {
@@ -153,14 +155,14 @@ class ArchiveTree : public Tree {
   }
 
   // Reads the data also of entries that are not kept: sizes in headers are not to be trusted, so what is unpacked is counted.
-  bool read_content(archive* reader, Entry* entry, size_t& bytes) {
+  bool read_content(archive* reader, Entry* entry) {
     const void* block = nullptr;
     size_t size = 0;
     la_int64_t offset = 0;
     int status = ARCHIVE_OK;
     while ((status = archive_read_data_block(reader, &block, &size, &offset)) == ARCHIVE_OK || status == ARCHIVE_WARN) {
-      bytes += size;
-      if (bytes > kMaxBytes) return true;
+      bytes_ += size;
+      if (bytes_ > kMaxBytes) return true;
       if (!entry || entry->kind != Entry::file || entry->content.size() >= kMaxFile) continue;
       entry->content.append(static_cast<const char*>(block), std::min(size, kMaxFile - entry->content.size()));
     }
@@ -194,6 +196,7 @@ class ArchiveTree : public Tree {
 
   Entry root_;
   size_t entries_ = 0;  // made in root_, folders that only paths name included
+  size_t bytes_ = 0;    // unpacked so far
   std::string damage_;
 };
 
