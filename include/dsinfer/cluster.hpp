@@ -325,8 +325,7 @@ DSINFER_API Cluster import_text(std::string_view text, const std::string& name =
 /// one transport), and Cluster::findings. Pure and repeatable: earlier decisions are replaced, reach is kept.
 DSINFER_API void choose_network(Cluster& cluster);
 
-/// The same on all ranks, but for `probe.root` in tests; of the reach test rank 0's word counts for all.
-struct GatherOptions {
+struct GatherOptions {  // of the reach test rank 0's word counts for all
   ProbeOptions probe;
   bool check_reach = true;                         ///< prove the chosen interfaces pair by pair
   std::chrono::milliseconds reach_timeout{3000};   ///< for one pair

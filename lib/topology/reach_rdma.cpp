@@ -48,7 +48,6 @@ bool holds(const Line& memory, const Line& expected) {
   for (size_t i = memory.size(); i-- > 0;) {
     if (bytes[i] != expected[i]) return false;
   }
-  std::atomic_thread_fence(std::memory_order_acquire);
   return true;
 }
 
