@@ -5,8 +5,6 @@
 #include <string>
 #include <vector>
 
-#include <fmt/format.h>
-
 #include "topology/checks.hpp"
 
 namespace dsinfer::topology {
@@ -28,7 +26,7 @@ struct Comparison {
     for (size_t i = 0; i < cluster.nodes.size(); ++i) classes.add(value_of(i), cluster.nodes[i].name);
     if (classes.differ()) add(severity, code, classes.odd_ones(), text, classes.evidence(""), advice);
   }
-  /// The same for each rail, as one finding; only where all that choose ports choose equally many.
+  /// The same for each rail, as one finding.
   template <class F>
   void compare_rails(F value_of, Severity severity, const char* code, const char* text, const char* advice) {
     size_t rails = 0;
@@ -42,7 +40,7 @@ struct Comparison {
       }
       if (!classes.differ()) continue;
       for (const std::string& node : classes.odd_ones()) nodes.insert(node);
-      for (std::string& line : classes.evidence(fmt::format("rail {}:", rail))) evidence.push_back(std::move(line));
+      for (std::string& line : classes.evidence("rail " + std::to_string(rail) + ":")) evidence.push_back(std::move(line));
     }
     constexpr size_t kMostLines = 32;
     if (evidence.size() > kMostLines) evidence.resize(kMostLines);
