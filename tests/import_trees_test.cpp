@@ -340,7 +340,8 @@ $ exit
   EXPECT_EQ(node.gpus[0].label, "0000:c6:00.0");
   EXPECT_EQ(node.gpus[0].compute_major, 9);
   EXPECT_EQ(node.gpus[0].gdr, true);
-  ASSERT_EQ(node.gpus[0].nvlinks.size(), 2u);
+  ASSERT_EQ(node.gpus[0].nvlinks.size(), 3u);
+  EXPECT_EQ(node.gpus[0].nvlinks[2].remote, NvLink::Remote::cpu);  // C2C
   EXPECT_EQ(node.gpus[0].nvlinks[1].remote, NvLink::Remote::nvswitch);
   EXPECT_EQ(node.gpus[0].nvlinks[1].remote_bus_id, "");
   EXPECT_EQ(node.nvlink, true);

@@ -101,7 +101,7 @@ std::optional<GidChoice> choose_gid(const Node& node, const HcaPort& port) {
   const Entry empty;
   std::map<int, Entry> table;
   for (const Gid& gid : port.gids) {
-    if (gid.index < 0) continue;
+    if (gid.index < 0 || gid.index > 65535) continue;  // tables have 4096 entries at most today
     const int version = gid.roce_version == 0 ? wanted.version : gid.roce_version;
     table.emplace(gid.index, Entry{bytes_of(gid.address), version, gid.readable});
   }
