@@ -1,11 +1,11 @@
 // The variables that NCCL, Gloo, UCX and Open MPI need on this node, each with its reason.
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 #include <set>
 
 #include <fmt/format.h>
 
+#include "topology/lines.hpp"
 #include "topology/ports.hpp"
 
 namespace dsinfer::topology {
@@ -148,8 +148,7 @@ void add_sockets(Environment& environment, const Node& node) {
 
 bool plugin_found(const Node& node) {
   const std::string& fabric = node.network.plugin_fabric;
-  std::string plugin = node.host.net_plugin;  // a path, or the name in a log: "AWS Libfabric", "FasTrak"
-  std::transform(plugin.begin(), plugin.end(), plugin.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const std::string plugin = lower_case(node.host.net_plugin);  // a path, or the name in a log: "AWS Libfabric", "FasTrak"
   if (fabric.empty() || plugin.empty()) return false;
   if (fabric == "efa") return plugin.find("ofi") != plugin.npos || plugin.find("aws") != plugin.npos || plugin.ends_with("libnccl-net.so");
   return plugin.find("tcpx") != plugin.npos || plugin.find("fastrak") != plugin.npos || plugin.ends_with("libnccl-net.so");

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "topology/pci_order.hpp"
+#include "topology/lines.hpp"
 #include "topology/ports.hpp"
 
 namespace dsinfer::topology {
@@ -48,8 +49,7 @@ bool sets(const Node& node, std::string_view prefix) {
 
 // A3 High has four data NICs (TCPX), A3 Mega eight of them, which are functions f0 of multi-function cards (TCPXO).
 std::string google_fabric(const Node& node) {
-  std::string plugin = node.host.net_plugin;
-  std::transform(plugin.begin(), plugin.end(), plugin.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const std::string plugin = lower_case(node.host.net_plugin);
   if (sets(node, "NCCL_FASTRAK_") || plugin.find("fastrak") != plugin.npos || plugin.find("tcpxo") != plugin.npos) return "tcpxo";
   if (sets(node, "NCCL_GPUDIRECTTCPX_") || plugin.find("tcpx") != plugin.npos) return "tcpx";
   if (!node.hcas.empty()) return "";  // A3 Ultra and later: RoCE

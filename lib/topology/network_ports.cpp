@@ -9,7 +9,9 @@
 
 #include "topology/importers.hpp"
 #include "topology/pci_order.hpp"
+#include "topology/lines.hpp"
 #include "topology/ports.hpp"
+#include "topology/tree.hpp"
 
 namespace dsinfer::topology {
 namespace {
@@ -19,11 +21,6 @@ std::optional<int> number_setting(const Node& node, std::string_view name) {
   int value = 0;
   if (!text || std::from_chars(text->data(), text->data() + text->size(), value).ec != std::errc()) return std::nullopt;
   return value;
-}
-
-bool same_word(std::string_view a, std::string_view b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                    [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
 }
 
 std::string refused_by(const Node& node) {
@@ -96,7 +93,7 @@ void sort_by_place(const Node& node, std::vector<Candidate*>& ports) {
     const std::string &p = name_of(*a->hca), &q = name_of(*b->hca);
     if (p == q) return a->port.number < b->port.number;
     if (!x && all_listed) return listed.at(p) < listed.at(q);
-    return natural_before(p, q);
+    return natural_less(p, q);
   });
 }
 
@@ -257,8 +254,8 @@ void choose_ports(Node& node) {
     if (!hca.name.empty()) network.hcas_seen.push_back(hca.name);
     if (!used.contains(name_of(hca))) network.hcas_excluded.push_back(name_of(hca));
   }
-  std::sort(network.hcas_seen.begin(), network.hcas_seen.end(), natural_before);
-  std::sort(network.hcas_excluded.begin(), network.hcas_excluded.end(), natural_before);
+  std::sort(network.hcas_seen.begin(), network.hcas_seen.end(), natural_less);
+  std::sort(network.hcas_excluded.begin(), network.hcas_excluded.end(), natural_less);
   if (left.empty())
     fall_back(node, candidates);
   else

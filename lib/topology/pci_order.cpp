@@ -24,8 +24,6 @@ std::optional<uint32_t> take_part(std::string_view& text, char prefix) {
   return value;
 }
 
-bool digit(char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; }
-
 }  // namespace
 
 std::optional<PciKey> pci_key(std::string_view bus_id) {
@@ -57,30 +55,6 @@ bool pci_before(std::string_view a, std::string_view b) {
   const auto x = pci_key(a), y = pci_key(b);
   if (x && y) return *x < *y;
   return x.has_value() && !y.has_value();
-}
-
-bool natural_before(std::string_view a, std::string_view b) {
-  size_t i = 0, k = 0;
-  while (i < a.size() && k < b.size()) {
-    if (!digit(a[i]) || !digit(b[k])) {
-      if (a[i] != b[k]) return a[i] < b[k];
-      ++i, ++k;
-      continue;
-    }
-    const auto run = [](std::string_view text, size_t at) {
-      size_t end = at;
-      while (end < text.size() && digit(text[end])) ++end;
-      while (at + 1 < end && text[at] == '0') ++at;
-      return std::pair(text.substr(at, end - at), end);
-    };
-    const auto [x, x_end] = run(a, i);
-    const auto [y, y_end] = run(b, k);
-    if (x.size() != y.size()) return x.size() < y.size();
-    if (x != y) return x < y;
-    i = x_end, k = y_end;
-  }
-  if ((a.size() - i) != (b.size() - k)) return a.size() - i < b.size() - k;
-  return a < b;
 }
 
 bool same_slot(std::string_view a, std::string_view b) {

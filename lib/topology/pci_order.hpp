@@ -17,8 +17,6 @@ DSINFER_INTERNAL std::optional<PciKey> pci_key(std::string_view bus_id);
 DSINFER_INTERNAL std::optional<PciKey> pci_key_of_name(std::string_view name);
 /// By bus id; what is none comes last.
 DSINFER_INTERNAL bool pci_before(std::string_view a, std::string_view b);
-/// mlx5_2 before mlx5_10.
-DSINFER_INTERNAL bool natural_before(std::string_view a, std::string_view b);
 /// Equal but for the function.
 DSINFER_INTERNAL bool same_slot(std::string_view a, std::string_view b);
 

@@ -1,6 +1,5 @@
 // The user's own settings against the facts: they are kept, but what contradicts the machine is said.
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 #include <set>
 
@@ -8,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include "topology/checks.hpp"
+#include "topology/lines.hpp"
 #include "topology/ports.hpp"
 
 namespace dsinfer::topology {
@@ -32,9 +32,6 @@ std::vector<std::string> trapped(const DeviceList& list, const std::vector<std::
   }
   return out;
 }
-
-constexpr std::string_view kSocket = "socket";
-bool same_letter(unsigned char a, unsigned char b) { return std::tolower(a) == b; }
 
 void check_hca(const Node& node, Findings& out) {
   const auto value = user_setting(node, "NCCL_IB_HCA");
@@ -173,7 +170,7 @@ std::vector<Finding> check_user_settings(const Node& node) {
   check_files(node, out);
   const auto disable = user_setting(node, "NCCL_IB_DISABLE");
   const auto net = user_setting(node, "NCCL_NET");
-  const bool demanded = net && !net->empty() && !std::equal(net->begin(), net->end(), kSocket.begin(), kSocket.end(), same_letter);
+  const bool demanded = net && !net->empty() && !same_word(*net, "Socket");
   if (node.network.fallback_reason == "peers-cannot" && (disable == "0" || demanded)) {
     add(out, node, Severity::error, "user-transport-refused", "RDMA is asked for here, but some peers have none: all must use sockets, or the job hangs",
         {demanded ? "NCCL_NET=" + *net : "NCCL_IB_DISABLE=0"}, "set NCCL_NET=Socket everywhere, or repair the peers");
