@@ -92,11 +92,7 @@ StepTime decode_step(const ModelConfig& config, const Numerics& numerics, const 
   int64_t first = 0;
   const std::vector<int64_t> stages = stage_layers_of(config, shape);
   for (size_t s = 0; s < stages.size(); ++s) {
-    Tally stage;
-    int64_t experts = 0;
-    for (int64_t layer = first; layer < first + stages[s]; ++layer) experts += config.is_moe(layer);
-    stage.add(moe, static_cast<double>(experts));
-    stage.add(dense, static_cast<double>(stages[s] - experts));
+    Tally stage = layers_of_stage(config, {first, first + stages[s]}, dense, moe);
     if (s > 0) stage.add(Part::pipeline, Bound::hop, model.hop_us(decode.tokens(), static_cast<int64_t>(s)));
     if (s + 1 == stages.size()) stage.add(decode.ending(flight.repeats, shape.prediction_layer ? at.draft_tokens : 0), 1);
     slowest = std::max(slowest, stage.total());

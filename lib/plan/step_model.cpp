@@ -94,6 +94,15 @@ std::vector<int64_t> stage_layers_of(const ModelConfig& config, const Shape& sha
   return layers;
 }
 
+Tally layers_of_stage(const ModelConfig& config, Range layers, const Tally& dense, const Tally& moe) {
+  Tally stage;
+  int64_t experts = 0;
+  for (int64_t layer = layers.begin; layer < layers.end; ++layer) experts += config.is_moe(layer);
+  stage.add(moe, static_cast<double>(experts));
+  stage.add(dense, static_cast<double>(layers.size() - experts));
+  return stage;
+}
+
 void check_step(const ModelConfig& config, const Numerics& numerics, const Shape& shape, const Fleet& fleet, const OperatingPoint& at) {
   need_count("tp", shape.tp);
   need_count("pp", shape.pp);

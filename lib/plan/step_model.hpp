@@ -80,6 +80,8 @@ struct DSINFER_INTERNAL StepModel {
 
 /// Layers of each stage, even if the shape has no cut yet.
 std::vector<int64_t> stage_layers_of(const ModelConfig& config, const Shape& shape);
+/// The time of `layers`, given that of one dense and of one MoE layer.
+Tally layers_of_stage(const ModelConfig& config, Range layers, const Tally& dense, const Tally& moe);
 /// Throws invalid_argument naming the field for nonsense.
 void check_step(const ModelConfig& config, const Numerics& numerics, const Shape& shape, const Fleet& fleet, const OperatingPoint& at);
 /// parts_ms, bottleneck and confidence from the tally.

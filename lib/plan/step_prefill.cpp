@@ -36,11 +36,7 @@ StepTime prefill_step(const ModelConfig& config, const Numerics& numerics, const
   int64_t first = 0;
   const std::vector<int64_t> stages = stage_layers_of(config, shape);
   for (size_t s = 0; s < stages.size(); ++s) {
-    Tally stage;
-    int64_t experts = 0;
-    for (int64_t layer = first; layer < first + stages[s]; ++layer) experts += config.is_moe(layer);
-    stage.add(moe, static_cast<double>(experts));
-    stage.add(dense, static_cast<double>(stages[s] - experts));
+    Tally stage = layers_of_stage(config, {first, first + stages[s]}, dense, moe);
     if (s > 0) stage.add(Part::pipeline, Bound::hop, model.hop_us(tokens, static_cast<int64_t>(s)));
     if (s + 1 == stages.size()) {
       model.head(stage, 1);  // the last position of each prompt: few rows, so that the matrix's bytes decide
