@@ -212,19 +212,19 @@ TEST_F(CheckpointTest, TrustsDtypesOverAConfigThatStillSaysFp8) {
 }
 
 TEST_F(CheckpointTest, FingerprintsConfigIndexHeadersAndSizes) {
-  const std::string first = checkpoint_fingerprint(folder_);
+  const std::string first = Checkpoint(folder_).fingerprint();
   EXPECT_EQ(first.size(), 32u);
-  EXPECT_EQ(checkpoint_fingerprint(folder_), first);
+  EXPECT_EQ(Checkpoint(folder_).fingerprint(), first);
   std::set<std::string> seen = {first};
   std::ofstream(folder_ / "config.json", std::ios::app) << " ";
-  EXPECT_TRUE(seen.insert(checkpoint_fingerprint(folder_)).second);
+  EXPECT_TRUE(seen.insert(Checkpoint(folder_).fingerprint()).second);
   std::ofstream(folder_ / "model.safetensors.index.json", std::ios::app) << " ";
-  EXPECT_TRUE(seen.insert(checkpoint_fingerprint(folder_)).second);
+  EXPECT_TRUE(seen.insert(Checkpoint(folder_).fingerprint()).second);
   entries_.push_back({"stranger", "F32", {1}, "abcd"});
   rewrite(3);
-  EXPECT_TRUE(seen.insert(checkpoint_fingerprint(folder_)).second);
+  EXPECT_TRUE(seen.insert(Checkpoint(folder_).fingerprint()).second);
   rewrite(1);
-  EXPECT_TRUE(seen.insert(checkpoint_fingerprint(folder_)).second);
+  EXPECT_TRUE(seen.insert(Checkpoint(folder_).fingerprint()).second);
 }
 
 }  // namespace

@@ -3,17 +3,18 @@
 #   cmake -DSELF_TEST=<scratch folder> -P layering.cmake      checks that planted violations are found
 cmake_minimum_required(VERSION 3.25)
 set(core_may)
+set(storage_may core)
 set(config_may core)
 set(topology_may core)
 set(text_may core)
 set(plan_may config topology core)
 set(backend_may core)
 set(comm_may plan config core)  # config: dsinfer/plan.hpp speaks of ModelConfig
-set(weights_may backend comm plan config core)
+set(weights_may storage backend comm plan config core)
 set(cache_may backend comm plan config core)
-set(model_may backend comm weights cache plan config core)
+set(model_may storage backend comm weights cache plan config core)
 set(engine_may model backend comm weights cache plan config topology text core)
-set(modules core config topology text plan backend comm weights cache model engine)
+set(modules core storage config topology text plan backend comm weights cache model engine)
 
 # dsinfer/<header>.hpp → module
 foreach(pair error=core export=core version=core world=core config=config cluster=topology tokenizer=text plan=plan solver=plan loader=weights

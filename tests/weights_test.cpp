@@ -81,6 +81,18 @@ class CountingSource final : public Source {
   int64_t& data_bytes_;
 };
 
+class CountingStorage final : public Storage {
+ public:
+  CountingStorage(const std::filesystem::path& folder, int64_t& data_bytes) : inner_(open_storage(folder.string())), data_bytes_(data_bytes) {}
+  const std::string& name() const override { return inner_->name(); }
+  bool exists(const std::string& file) override { return inner_->exists(file); }
+  std::unique_ptr<Source> open(const std::string& file) override { return std::make_unique<CountingSource>(inner_->open(file), data_bytes_); }
+
+ private:
+  std::unique_ptr<Storage> inner_;
+  int64_t& data_bytes_;
+};
+
 class WeightsTest : public testing::Test {
  protected:
   void TearDown() override { std::filesystem::remove_all(folder_); }
@@ -144,7 +156,7 @@ class WeightsTest : public testing::Test {
     for (int rank = 0; rank < world; ++rank) {
       const RankMemory memory = rank_memory(folder_, p, rank);
       int64_t bytes = 0, headers = 0;
-      const Checkpoint checkpoint(folder_, [&](const std::filesystem::path& path) { return std::make_unique<CountingSource>(open_file(path), bytes); });
+      const Checkpoint checkpoint(std::make_shared<CountingStorage>(folder_, bytes));
       headers = bytes;
       int64_t done = 0, total = 0;
       const WeightSet set = load_weights(checkpoint, config_, p.rank(rank), *backend_, [&](const LoadProgress& progress) {

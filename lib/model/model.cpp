@@ -86,7 +86,7 @@ struct Model::Impl {
         throw Error(Error::invalid_argument, fmt::format("max_len is {}, but max_position_embeddings of {} is {}", options.max_len, options.model.string(),
                                                          config.max_position_embeddings));
       }
-      fingerprint = checkpoint_fingerprint(options.model);
+      fingerprint = Checkpoint(options.model).fingerprint();
     });
     check_same_everywhere(world, options, fingerprint);
     plan = agree_on_plan(world, config, options.plan);

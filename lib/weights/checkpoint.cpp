@@ -19,19 +19,19 @@ void check_file_name(const std::string& name, const std::string& tensor, const s
 
 }  // namespace
 
-Checkpoint::Checkpoint(const std::filesystem::path& folder, SourceFactory open) : folder_(folder), open_(std::move(open)) {
-  std::error_code code;
-  if (!std::filesystem::is_directory(folder, code)) throw Error(Error::not_found, folder.string() + ": no such model folder");
-  const auto single = folder / "model.safetensors", index = folder / "model.safetensors.index.json";
+Checkpoint::Checkpoint(const std::filesystem::path& model, Headers headers) : Checkpoint(std::shared_ptr<Storage>(open_storage(model.string())), headers) {}
+
+Checkpoint::Checkpoint(std::shared_ptr<Storage> storage, Headers headers) : storage_(std::move(storage)), headers_(headers) {
+  const std::string single = "model.safetensors", index = "model.safetensors.index.json";
   // A single file comes first where both are there, as in transformers.
-  if (std::filesystem::exists(single, code)) add_file(single, nullptr);
-  else if (std::filesystem::exists(index, code)) read_index(index);
-  else throw Error(Error::not_found, folder.string() + ": no weights: neither model.safetensors nor model.safetensors.index.json is there");
+  if (storage_->exists(single)) add_file(single, nullptr);
+  else if (storage_->exists(index)) read_index(index);
+  else throw Error(Error::not_found, storage_->name() + ": no weights: neither model.safetensors nor model.safetensors.index.json is there");
 }
 
-void Checkpoint::read_index(const std::filesystem::path& index) {
-  const std::string origin = index.string();
-  const Json parsed = parse_json(read_text_file(origin), origin, /*unique_keys=*/true);
+void Checkpoint::read_index(const std::string& index) {
+  const std::string origin = storage_->name() + "/" + index;
+  const Json parsed = parse_json(read_text(*storage_, index), origin, /*unique_keys=*/true);
   const JsonObject map = JsonObject(parsed, origin).object("weight_map");
   std::unordered_map<std::string, std::string> wanted;
   std::set<std::string> names;
@@ -40,30 +40,31 @@ void Checkpoint::read_index(const std::filesystem::path& index) {
     const auto& name = file.get_ref<const std::string&>();
     if (names.insert(name).second) {
       check_file_name(name, tensor, origin);
-      std::error_code code;
-      if (!std::filesystem::exists(folder_ / name, code))
-        throw Error(Error::not_found, fmt::format("{}: shard {} is missing; {} says that it holds {}", folder_.string(), name, index.filename().string(), tensor));
+      if (!storage_->exists(name)) throw Error(Error::not_found, fmt::format("{}: shard {} is missing; {} says that it holds {}", storage_->name(), name, index, tensor));
     }
     wanted.emplace(tensor, name);
   }
   if (names.empty()) throw Error(Error::bad_format, origin + ": weight_map names no tensor");
-  for (const std::string& name : names) add_file(folder_ / name, &wanted);
+  for (const std::string& name : names) add_file(name, &wanted);
   for (const auto& [tensor, name] : wanted)
     if (!tensors_.count(tensor)) throw Error(Error::bad_format, fmt::format("{}: names tensor {} in {}, but that file does not hold it", origin, tensor, name));
 }
 
 // Tensors that the index does not name are left alone, unless two files hold the same one.
-void Checkpoint::add_file(const std::filesystem::path& file, const std::unordered_map<std::string, std::string>* wanted) {
-  const auto source = open_(file);
-  SafetensorsHeader header = read_safetensors(*source);
+void Checkpoint::add_file(const std::string& file, const std::unordered_map<std::string, std::string>* wanted) {
+  const auto source = storage_->open(file);
+  const std::string text = read_safetensors_text(*source);
+  SafetensorsHeader header = parse_safetensors(text, source->size(), source->name(), headers_ == Headers::may_stand_alone);
+  header_hash_.add(fmt::format("{}:{}:", file, header.end));
+  header_hash_.add(text);
   const int number = static_cast<int>(files_.size());
-  files_.push_back(file);
+  files_.push_back({file, source->name(), header.end, source->size() < header.end});
   for (auto& [name, entry] : header.tensors) {
     if (wanted) {
       const auto said = wanted->find(name);
       if (said == wanted->end()) continue;
-      if (said->second != file.filename().string())
-        throw Error(Error::bad_format, fmt::format("{}: holds tensor {}, which the index places in {}; a tensor may lie in one file only", file.string(), name, said->second));
+      if (said->second != file)
+        throw Error(Error::bad_format, fmt::format("{}: holds tensor {}, which the index places in {}; a tensor may lie in one file only", source->name(), name, said->second));
     }
     tensors_.emplace(name, Location{number, std::move(entry)});
   }

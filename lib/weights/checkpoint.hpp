@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "config/tensors.hpp"
+#include "storage/storage.hpp"
+#include "weights/fnv.hpp"
 #include "weights/safetensors.hpp"
 
 namespace dsinfer {
@@ -23,30 +25,45 @@ struct StoredTensor {
   DType dtype = DType::f32;
 };
 
+/// A file of a checkpoint.
+struct CheckpointFile {
+  std::string name;         ///< in the folder
+  std::string path;         ///< with the folder, for errors
+  int64_t size = 0;         ///< as its header describes it
+  bool cut_short = false;   ///< the header is whole, data is missing (Headers::may_stand_alone)
+};
+
+/// Whether files must hold the data that their headers describe.
+enum class Headers : uint8_t { with_data, may_stand_alone };
+
 class DSINFER_INTERNAL Checkpoint {
  public:
-  /// `folder`/model.safetensors, or the shards that `folder`/model.safetensors.index.json names. Throws not_found for an absent folder or shard, bad_format
+  /// model.safetensors, or the shards that model.safetensors.index.json names. Throws not_found for an absent folder or shard, bad_format
   /// for an index that contradicts the files or names a tensor twice, and for a tensor that lies in two shards.
-  explicit Checkpoint(const std::filesystem::path& folder, SourceFactory open = open_file);
+  explicit Checkpoint(const std::filesystem::path& model, Headers headers = Headers::with_data);
+  explicit Checkpoint(std::shared_ptr<Storage> storage, Headers headers = Headers::with_data);
 
   const Location* find(const std::string& name) const;
-  const std::vector<std::filesystem::path>& files() const { return files_; }
-  const std::filesystem::path& folder() const { return folder_; }
-  std::unique_ptr<Source> open(int file) const { return open_(files_[static_cast<size_t>(file)]); }
+  const std::vector<CheckpointFile>& files() const { return files_; }
+  Storage& storage() const { return *storage_; }
+  std::unique_ptr<Source> open(int file) const { return storage_->open(files_[static_cast<size_t>(file)].name); }
+  /// Fingerprint of what must be equal on all ranks before loading: config.json's text, index, headers. Hex.
+  std::string fingerprint() const;
 
   /// Every tensor of `table` that the main layers use, checked: present, of the table's shape, of a dtype that can be used. The file's dtypes are
   /// trusted over the config: scales are needed exactly where a weight is F8_E4M3. Experts may be fused as transformers 5 writes them.
   std::vector<StoredTensor> resolve(const ModelConfig& config, const std::vector<TensorSpec>& table) const;
 
  private:
-  void read_index(const std::filesystem::path& index);
-  void add_file(const std::filesystem::path& file, const std::unordered_map<std::string, std::string>* wanted);
+  void read_index(const std::string& index);
+  void add_file(const std::string& file, const std::unordered_map<std::string, std::string>* wanted);
   std::optional<Location> locate(const TensorSpec& spec, const ModelConfig& config) const;
   DType usable_dtype(const TensorSpec& spec, const Location& at, const ModelConfig& config) const;
 
-  std::filesystem::path folder_;
-  SourceFactory open_;
-  std::vector<std::filesystem::path> files_;
+  std::shared_ptr<Storage> storage_;
+  Headers headers_;
+  std::vector<CheckpointFile> files_;
+  Fnv128 header_hash_;  // of the headers' texts, with names and sizes of the files
   std::unordered_map<std::string, Location> tensors_;
 };
 

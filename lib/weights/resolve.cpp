@@ -34,7 +34,7 @@ std::optional<Location> Checkpoint::locate(const TensorSpec& spec, const ModelCo
   if (!whole) return std::nullopt;
   auto slice = fused_slice(spec, whole->entry, down, up);
   if (!slice)
-    throw Error(Error::bad_format, fmt::format("{}: tensor {} has shape [{}], which does not hold {} of shape [{}]", files_[static_cast<size_t>(whole->file)].string(), name,
+    throw Error(Error::bad_format, fmt::format("{}: tensor {} has shape [{}], which does not hold {} of shape [{}]", files_[static_cast<size_t>(whole->file)].path, name,
                                                fmt::join(whole->entry.shape, ", "), spec.name, fmt::join(spec.shape, ", ")));
   return Location{whole->file, *slice};
 }
@@ -45,7 +45,7 @@ DType Checkpoint::usable_dtype(const TensorSpec& spec, const Location& at, const
   const bool good = dtype && (spec.is_scale ? *dtype == DType::f32 || *dtype == DType::bf16 : *dtype != DType::e4m3 || (spec.quantisable && config.fp8));
   if (good) return *dtype;
   const char* why = dtype == DType::e4m3 && !config.fp8 ? " (config.json has no quantization_config with weight_block_size)" : "";
-  throw Error(Error::bad_format, fmt::format("{}: tensor {} has dtype {}, expected {}{}", files_[static_cast<size_t>(at.file)].string(), spec.name, at.entry.dtype, expected, why));
+  throw Error(Error::bad_format, fmt::format("{}: tensor {} has dtype {}, expected {}{}", files_[static_cast<size_t>(at.file)].path, spec.name, at.entry.dtype, expected, why));
 }
 
 std::vector<StoredTensor> Checkpoint::resolve(const ModelConfig& config, const std::vector<TensorSpec>& table) const {
@@ -57,10 +57,10 @@ std::vector<StoredTensor> Checkpoint::resolve(const ModelConfig& config, const s
     const auto at = locate(spec, config);
     if (!at) {
       const std::string why = spec.is_scale ? "; its weight is F8_E4M3 and cannot be decoded without it" : "";
-      throw Error(Error::not_found, fmt::format("{}: tensor {} of shape [{}] is missing{}", folder_.string(), spec.name, fmt::join(spec.shape, ", "), why));
+      throw Error(Error::not_found, fmt::format("{}: tensor {} of shape [{}] is missing{}", storage_->name(), spec.name, fmt::join(spec.shape, ", "), why));
     }
     if (at->entry.shape != spec.shape)
-      throw Error(Error::bad_format, fmt::format("{}: tensor {} has shape [{}], expected [{}] as config.json says", files_[static_cast<size_t>(at->file)].string(), spec.name,
+      throw Error(Error::bad_format, fmt::format("{}: tensor {} has shape [{}], expected [{}] as config.json says", files_[static_cast<size_t>(at->file)].path, spec.name,
                                                  fmt::join(at->entry.shape, ", "), fmt::join(spec.shape, ", ")));
     const DType dtype = usable_dtype(spec, *at, config);
     quantised = dtype == DType::e4m3;

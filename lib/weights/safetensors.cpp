@@ -54,17 +54,18 @@ TensorEntry parse_entry(const Json& json, int64_t data_begin, const std::string&
   return entry;
 }
 
-void check_extents(const SafetensorsHeader& header, int64_t file_size, const std::string& file) {
+void check_extents(SafetensorsHeader& header, int64_t file_size, const std::string& file, bool may_be_short) {
   struct Extent { int64_t begin, end; const std::string* name; };
   std::vector<Extent> extents;
   int64_t end = header.data_begin;
   for (const auto& [name, entry] : header.tensors) {
-    if (entry.end > file_size)
+    if (entry.end > file_size && !may_be_short)
       throw Error(Error::bad_format, fmt::format("{}: truncated: tensor {} ends at byte {}, the file at {}; fetch the file again", file, name, entry.end, file_size));
     if (entry.end > entry.begin) extents.push_back({entry.begin, entry.end, &name});
     end = std::max(end, entry.end);
   }
-  if (file_size != end) throw Error(Error::bad_format, fmt::format("{}: is {} bytes long, its header describes {}; fetch the file again", file, file_size, end));
+  header.end = end;
+  if (file_size > end || (file_size < end && !may_be_short)) throw Error(Error::bad_format, fmt::format("{}: is {} bytes long, its header describes {}; fetch the file again", file, file_size, end));
   std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
   for (size_t i = 1; i < extents.size(); ++i)
     if (extents[i].begin < extents[i - 1].end)
@@ -78,7 +79,7 @@ std::optional<DType> parse_dtype(std::string_view name) {
   return std::nullopt;
 }
 
-SafetensorsHeader parse_safetensors(std::string_view json, int64_t file_size, const std::string& file) {
+SafetensorsHeader parse_safetensors(std::string_view json, int64_t file_size, const std::string& file, bool may_be_short) {
   SafetensorsHeader header;
   header.data_begin = kLengthBytes + static_cast<int64_t>(json.size());
   const Json parsed = parse_json(json, file, /*unique_keys=*/true);
@@ -92,7 +93,7 @@ SafetensorsHeader parse_safetensors(std::string_view json, int64_t file_size, co
     }
     header.tensors.emplace(name, parse_entry(value, header.data_begin, file + ": tensor " + name));
   }
-  check_extents(header, file_size, file);
+  check_extents(header, file_size, file, may_be_short);
   return header;
 }
 
@@ -110,6 +111,6 @@ std::string read_safetensors_text(Source& source) {
   return text;
 }
 
-SafetensorsHeader read_safetensors(Source& source) { return parse_safetensors(read_safetensors_text(source), source.size(), source.name()); }
+SafetensorsHeader read_safetensors(Source& source, bool may_be_short) { return parse_safetensors(read_safetensors_text(source), source.size(), source.name(), may_be_short); }
 
 }  // namespace dsinfer

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/dtype.hpp"
-#include "weights/source.hpp"
+#include "storage/source.hpp"
 
 namespace dsinfer {
 
@@ -22,6 +22,7 @@ struct SafetensorsHeader {
   std::unordered_map<std::string, TensorEntry> tensors;
   std::unordered_map<std::string, std::string> metadata;
   int64_t data_begin = 0;  ///< first byte after the header
+  int64_t end = 0;         ///< length of the file that the header describes
 };
 
 /// The dtypes that weights may have; nothing for others.
@@ -29,9 +30,9 @@ DSINFER_INTERNAL std::optional<DType> parse_dtype(std::string_view name);
 
 /// `json`: the header's text; `file_size` in bytes. Throws bad_format naming file and tensor for: keys twice, lengths that overflow or disagree
 /// with shape and dtype, ranges outside of the file or over each other, a file shorter or longer than its header says.
-DSINFER_INTERNAL SafetensorsHeader parse_safetensors(std::string_view json, int64_t file_size, const std::string& file);
-/// Reads and parses it.
-DSINFER_INTERNAL SafetensorsHeader read_safetensors(Source& source);
+DSINFER_INTERNAL SafetensorsHeader parse_safetensors(std::string_view json, int64_t file_size, const std::string& file, bool may_be_short = false);
+/// Reads and parses it. `may_be_short`: data may be missing behind a whole header.
+DSINFER_INTERNAL SafetensorsHeader read_safetensors(Source& source, bool may_be_short = false);
 /// The header's text alone, its length checked against the file.
 DSINFER_INTERNAL std::string read_safetensors_text(Source& source);
 

@@ -150,7 +150,7 @@ class ShardLoader {
       if (std::isfinite(values[i])) continue;
       const auto flat = static_cast<int64_t>(i);
       throw Error(Error::bad_format, fmt::format("{}: tensor {} has the scale {} at block [{}, {}], expected finite numbers; fetch the file again",
-                                                 checkpoint_.files()[static_cast<size_t>(piece.range.file)].string(), piece.tensor.spec->name, values[i],
+                                                 checkpoint_.files()[static_cast<size_t>(piece.range.file)].path, piece.tensor.spec->name, values[i],
                                                  piece.cut.rows.begin + flat / piece.cut.cols.size(), piece.cut.cols.begin + flat % piece.cut.cols.size()));
     }
   }

@@ -22,7 +22,4 @@ DSINFER_INTERNAL WeightSet load_weights(const std::filesystem::path& folder, con
 DSINFER_INTERNAL WeightSet load_weights(const Checkpoint& checkpoint, const ModelConfig& config, const RankPlan& rank, Backend& backend,
                                         const ProgressCallback& progress, const std::function<void()>& poll);
 
-/// SHA-like fingerprint of what must be equal on all ranks before loading: config.json's text, index, headers. Hex.
-DSINFER_INTERNAL std::string checkpoint_fingerprint(const std::filesystem::path& folder);
-
 }  // namespace dsinfer

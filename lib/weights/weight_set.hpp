@@ -20,13 +20,20 @@ class WeightSet {
   /// key_up [heads, rkv, dn] (so that q̃ = w·q_nope contracts the inner dim), value_up [heads, dv, rkv].
   DSINFER_INTERNAL const Weight& key_up(const std::string& kv_b_name) const;
   DSINFER_INTERNAL const Weight& value_up(const std::string& kv_b_name) const;
+  /// Two matrices that lie back to back, as one [out of both, in]; nothing if they do not: gate_up of "….gate_proj.weight" and "….up_proj.weight",
+  /// or of "….q_a_proj.weight" and "….kv_a_proj_with_mqa.weight". Named by the first.
+  const Weight* fused(const std::string& first) const {
+    const auto it = fused_.find(first);
+    return it == fused_.end() ? nullptr : &it->second;
+  }
   bool has(const std::string& name) const { return matrices_.count(name) || vectors_.count(name); }
   /// Bytes held, absorbed copies and scales included. Equals rank_memory(…).weight_bytes of the plan.
   int64_t bytes() const { return bytes_; }
 
  private:
   friend class ShardLoader;
-  std::unordered_map<std::string, Weight> matrices_, key_up_, value_up_;
+  friend class WeightSetBuilder;
+  std::unordered_map<std::string, Weight> matrices_, key_up_, value_up_, fused_;
   std::unordered_map<std::string, TensorView> vectors_;
   std::vector<Buffer> buffers_;
   int64_t bytes_ = 0;

@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "dsinfer/error.hpp"
-#include "weights/source.hpp"
+#include "storage/source.hpp"
 
 namespace dsinfer {
 namespace {

@@ -1,0 +1,43 @@
+/// Storage: a model's folder, wherever it lies.
+#pragma once
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "storage/source.hpp"
+
+namespace dsinfer {
+
+struct StorageOptions {
+  std::filesystem::path cache;    ///< of downloaded files; empty = $DSINFER_CACHE, else $XDG_CACHE_HOME/dsinfer, else ~/.cache/dsinfer
+  int retries = 5;                ///< of one request, with back-off, on refusals that may pass (408, 429, 5xx, connection lost, cut short)
+  int stall_seconds = 60;         ///< a transfer that moves nothing for so long counts as lost
+};
+
+/// Files by name ("config.json"; no folders, no ".."). Any thread.
+class DSINFER_INTERNAL Storage {
+ public:
+  virtual ~Storage() = default;
+  /// Folder or URL without a slash at its end.
+  virtual const std::string& name() const = 0;
+  virtual bool exists(const std::string& file) = 0;
+  /// Throws not_found, io.
+  virtual std::unique_ptr<Source> open(const std::string& file) = 0;
+  /// The folder if it is a local one; nullptr elsewhere.
+  virtual const std::filesystem::path* folder() const { return nullptr; }
+};
+
+/// `model`: a local folder, http(s)://host/path, s3://bucket/prefix, hf://org/repo[@revision]. Throws invalid_argument for another scheme,
+/// not_found for an absent folder, unsupported naming the build option where this build has no HTTP.
+DSINFER_INTERNAL std::unique_ptr<Storage> open_storage(const std::string& model, const StorageOptions& options = {});
+
+/// A whole small file. Throws bad_format beyond `limit` bytes.
+DSINFER_INTERNAL std::string read_text(Storage& storage, const std::string& file, int64_t limit = int64_t{256} << 20);
+
+/// A local folder with the small files of a model (config.json, tokenizer files, generation_config.json, the index, *.jinja): the folder itself where it is
+/// local, else a folder of the cache, brought up to date. Safe under concurrent processes: a file there is whole or absent.
+DSINFER_INTERNAL std::filesystem::path local_words(Storage& storage, const StorageOptions& options = {});
+
+}  // namespace dsinfer

@@ -1,0 +1,38 @@
+/// HeldLayout: what a rank will hold in memory of the pieces it reads, and where in its one buffer. Pure; planner, loader and model share it.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "core/format.hpp"
+#include "dsinfer/loader.hpp"
+#include "weights/shard.hpp"
+
+namespace dsinfer {
+
+/// One tensor of the model as held: a vector, or a matrix [rows, cols] = this rank's part of [out, in], with what its format needs beside it.
+/// Offsets are bytes into the rank's buffer; -1 where there is nothing.
+struct HeldTensor {
+  std::string name;            ///< "….weight" of the checkpoint's model, whatever the stored parts are called
+  bool vector = false;         ///< 1-D, always f32
+  Format format = Format::f32;
+  int64_t rows = 0, cols = 0;
+  int64_t data_at = -1, data_bytes = 0;
+  int64_t scale_at = -1, scale_bytes = 0;
+  int64_t zero_at = -1, zero_bytes = 0;          ///< int4 with zero points
+  int64_t key_up_at = -1, key_up_bytes = 0;      ///< absorbed copies of kv_b_proj, f32
+  int64_t value_up_at = -1, value_up_bytes = 0;
+  std::vector<int> pieces;     ///< its stored parts, indices into the pieces
+};
+
+struct HeldLayout {
+  std::vector<HeldTensor> tensors;
+  std::vector<int> tensor_of;  ///< piece → index into tensors
+  int64_t buffer_bytes = 0;    ///< with alignment
+  int64_t held_bytes = 0;      ///< without: RankMemory::weight_bytes
+};
+
+/// gate_proj and up_proj of one MLP, and q_a_proj and kv_a_proj_with_mqa, lie back to back (data, and scales likewise) where both have one format and the
+/// first ends on a block edge: WeightSet::fused() gives them as one matrix.
+DSINFER_INTERNAL HeldLayout held_layout(const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, WeightFormat format);
+
+}  // namespace dsinfer
