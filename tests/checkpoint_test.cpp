@@ -227,5 +227,46 @@ TEST_F(CheckpointTest, FingerprintsConfigIndexHeadersAndSizes) {
   EXPECT_TRUE(seen.insert(Checkpoint(folder_).fingerprint()).second);
 }
 
+// What a check that collects is told of the folder.
+std::vector<std::string> problems_of(const std::filesystem::path& folder, const ModelConfig& config) {
+  std::vector<std::string> problems;
+  const Problems collect = [&](const Error& problem) { problems.push_back(problem.what()); };
+  const Checkpoint checkpoint(open_storage(folder.string()), Headers::with_data, collect);
+  checkpoint.resolve(config, tensor_table(config), collect);
+  return problems;
+}
+
+TEST_F(CheckpointTest, TellsEveryProblemAtOnceWhenAsked) {
+  EXPECT_THAT(problems_of(folder_, config_), testing::IsEmpty());
+  entry("model.norm.weight").dtype = "I16";
+  entry("model.layers.1.self_attn.q_a_proj.weight").shape = {64, 48};
+  drop("model.layers.2.input_layernorm.weight");
+  rewrite(4);
+  std::filesystem::resize_file(folder_ / "model-00002-of-000004.safetensors", std::filesystem::file_size(folder_ / "model-00002-of-000004.safetensors") - 10);
+  std::filesystem::remove(folder_ / "model-00004-of-000004.safetensors");
+  EXPECT_THAT(problems_of(folder_, config_),
+              testing::UnorderedElementsAre(HasSubstr("model-00004-of-000004.safetensors is missing"), AllOf(HasSubstr("model-00002-of-000004.safetensors"), HasSubstr("truncated")),
+                                            AllOf(HasSubstr("model.norm.weight"), HasSubstr("dtype I16")), AllOf(HasSubstr("layers.1.self_attn.q_a_proj.weight"), HasSubstr("[64, 48]")),
+                                            AllOf(HasSubstr("layers.2.input_layernorm.weight"), HasSubstr("is missing"))));
+}
+
+TEST_F(CheckpointTest, TellsProblemsOfTheIndexAtOnceWhenAsked) {
+  json changed = index();
+  std::string moved, other;
+  for (const auto& [name, file] : changed["weight_map"].items()) {
+    if (file == "model-00001-of-000003.safetensors" && moved.empty()) moved = name;
+    if (file == "model-00002-of-000003.safetensors" && other.empty()) other = name;
+  }
+  changed["weight_map"][moved] = "model-00003-of-000003.safetensors";
+  changed["weight_map"][other] = 7;
+  changed["weight_map"]["more"] = "../escape";
+  write_index(changed.dump());
+  EXPECT_THAT(problems_of(folder_, config_),
+              testing::UnorderedElementsAre(AllOf(HasSubstr("holds tensor " + moved), HasSubstr("00003")), AllOf(HasSubstr("names tensor " + moved), HasSubstr("does not hold it")),
+                                            HasSubstr("no file name for tensor " + other), HasSubstr("\"../escape\""), AllOf(HasSubstr(moved), HasSubstr("is missing"))));
+  write_index("{");
+  EXPECT_THAT(problems_of(folder_, config_), testing::SizeIs(1));
+}
+
 }  // namespace
 }  // namespace dsinfer

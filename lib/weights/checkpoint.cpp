@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <set>
+#include <map>
 
 #include "core/json.hpp"
 #include "dsinfer/error.hpp"
@@ -17,44 +17,77 @@ void check_file_name(const std::string& name, const std::string& tensor, const s
   if (!plain) throw Error(Error::bad_format, fmt::format("{}: tensor {} lies in \"{}\", expected the plain name of a file in the same folder", index, tensor, name));
 }
 
+// Runs a check. False: it found a problem and told it.
+template <class Check> bool told(const Problems& problems, const Check& check) {
+  if (!problems) {
+    check();
+    return true;
+  }
+  try {
+    check();
+    return true;
+  } catch (const Error& problem) {
+    if (problem.code() == Error::cancelled) throw;
+    problems(problem);
+    return false;
+  }
+}
+
 }  // namespace
 
 Checkpoint::Checkpoint(const std::filesystem::path& model, Headers headers) : Checkpoint(std::shared_ptr<Storage>(open_storage(model.string())), headers) {}
 
-Checkpoint::Checkpoint(std::shared_ptr<Storage> storage, Headers headers) : storage_(std::move(storage)), headers_(headers) {
+Checkpoint::Checkpoint(std::shared_ptr<Storage> storage, Headers headers, const Problems& problems) : storage_(std::move(storage)), headers_(headers) {
   const std::string single = "model.safetensors", index = "model.safetensors.index.json";
   // A single file comes first where both are there, as in transformers.
-  if (storage_->exists(single)) add_file(single, nullptr);
-  else if (storage_->exists(index)) read_index(index);
+  if (storage_->exists(single)) all_lost_ = !told(problems, [&] { add_file(single, nullptr, problems); });
+  else if (storage_->exists(index)) all_lost_ = !told(problems, [&] { read_index(index, problems); });
   else throw Error(Error::not_found, storage_->name() + ": no weights: neither model.safetensors nor model.safetensors.index.json is there");
 }
 
-void Checkpoint::read_index(const std::string& index) {
+void Checkpoint::read_index(const std::string& index, const Problems& problems) {
   const std::string origin = storage_->name() + "/" + index;
   const Json parsed = parse_json(read_text(*storage_, index), origin, /*unique_keys=*/true);
   const JsonObject map = JsonObject(parsed, origin).object("weight_map");
-  std::unordered_map<std::string, std::string> wanted;
-  std::set<std::string> names;
+  Wanted wanted;
+  std::map<std::string, bool> names;  // of files, and whether one can be read
   for (const auto& [tensor, file] : map.raw().items()) {
-    if (!file.is_string()) throw Error(Error::bad_format, fmt::format("{}: weight_map gives no file name for tensor {}", origin, tensor));
-    const auto& name = file.get_ref<const std::string&>();
-    if (names.insert(name).second) {
+    const bool placed = told(problems, [&, &tensor = tensor, &file = file] {
+      if (!file.is_string()) throw Error(Error::bad_format, fmt::format("{}: weight_map gives no file name for tensor {}", origin, tensor));
+      const auto& name = file.get_ref<const std::string&>();
+      wanted.emplace(tensor, name);
+      if (names.count(name)) return;
+      names[name] = false;
       check_file_name(name, tensor, origin);
       if (!storage_->exists(name)) throw Error(Error::not_found, fmt::format("{}: shard {} is missing; {} says that it holds {}", storage_->name(), name, index, tensor));
-    }
-    wanted.emplace(tensor, name);
+      names[name] = true;
+    });
+    if (!placed && !file.is_string()) lost_.insert(tensor);
   }
   if (names.empty()) throw Error(Error::bad_format, origin + ": weight_map names no tensor");
-  for (const std::string& name : names) add_file(name, &wanted);
+  for (const auto& [name, readable] : names)
+    if (!readable || !told(problems, [&, &name = name] { add_file(name, &wanted, problems); })) lose(name, wanted);
   for (const auto& [tensor, name] : wanted)
-    if (!tensors_.count(tensor)) throw Error(Error::bad_format, fmt::format("{}: names tensor {} in {}, but that file does not hold it", origin, tensor, name));
+    if (!tensors_.count(tensor) && !lost_.count(tensor))
+      told(problems, [&, &tensor = tensor, &name = name] {
+        throw Error(Error::bad_format, fmt::format("{}: names tensor {} in {}, but that file does not hold it", origin, tensor, name));
+      });
+}
+
+// What the index places in a file that was told to be unreadable.
+void Checkpoint::lose(const std::string& file, const Wanted& wanted) {
+  for (const auto& [tensor, name] : wanted)
+    if (name == file) lost_.insert(tensor);
 }
 
 // Tensors that the index does not name are left alone, unless two files hold the same one.
-void Checkpoint::add_file(const std::string& file, const std::unordered_map<std::string, std::string>* wanted) {
+void Checkpoint::add_file(const std::string& file, const Wanted* wanted, const Problems& problems) {
   const auto source = storage_->open(file);
   const std::string text = read_safetensors_text(*source);
-  SafetensorsHeader header = parse_safetensors(text, source->size(), source->name(), headers_ == Headers::may_stand_alone);
+  // A check looks at what is there of a file that was cut short.
+  SafetensorsHeader header = parse_safetensors(text, source->size(), source->name(), problems || headers_ == Headers::may_stand_alone);
+  if (source->size() < header.end && headers_ == Headers::with_data)
+    told(problems, [&] { parse_safetensors(text, source->size(), source->name()); });
   header_hash_.add(fmt::format("{}:{}:", file, header.end));
   header_hash_.add(text);
   const int number = static_cast<int>(files_.size());
@@ -63,8 +96,11 @@ void Checkpoint::add_file(const std::string& file, const std::unordered_map<std:
     if (wanted) {
       const auto said = wanted->find(name);
       if (said == wanted->end()) continue;
-      if (said->second != file)
-        throw Error(Error::bad_format, fmt::format("{}: holds tensor {}, which the index places in {}; a tensor may lie in one file only", source->name(), name, said->second));
+      const bool here = told(problems, [&, &name = name] {
+        if (said->second != file)
+          throw Error(Error::bad_format, fmt::format("{}: holds tensor {}, which the index places in {}; a tensor may lie in one file only", source->name(), name, said->second));
+      });
+      if (!here) continue;
     }
     tensors_.emplace(name, Location{number, std::move(entry)});
   }

@@ -10,6 +10,12 @@ namespace {
 
 constexpr std::string_view kScaleSuffix = "_scale_inv";
 
+bool is_down(const TensorSpec& spec) { return spec.name.find(".down_proj.") != std::string::npos; }
+
+std::string fused_name(const TensorSpec& spec) {
+  return fmt::format("model.layers.{}.mlp.experts.{}{}", spec.layer, is_down(spec) ? "down_proj" : "gate_up_proj", spec.is_scale ? kScaleSuffix : "");
+}
+
 // transformers 5 can write all experts of a layer as gate_up_proj [E, 2·MI, H] (gate above up) and down_proj [E, H, MI]; scales alike at block size.
 // The slice of `spec` in such a tensor, or nothing if `fused` has another shape.
 std::optional<TensorEntry> fused_slice(const TensorSpec& spec, const TensorEntry& fused, bool down, bool up) {
@@ -26,10 +32,10 @@ std::optional<TensorEntry> fused_slice(const TensorSpec& spec, const TensorEntry
 std::optional<Location> Checkpoint::locate(const TensorSpec& spec, const ModelConfig& config) const {
   if (const Location* at = find(spec.name)) return *at;
   if (spec.expert < 0) return std::nullopt;
-  const bool down = spec.name.find(".down_proj.") != std::string::npos, up = spec.name.find(".up_proj.") != std::string::npos;
+  const bool down = is_down(spec), up = spec.name.find(".up_proj.") != std::string::npos;
   // Half a block of gate and half of up would share a scale.
   if (spec.is_scale && !down && config.moe_intermediate_size % config.fp8->block_rows != 0) return std::nullopt;
-  const std::string name = fmt::format("model.layers.{}.mlp.experts.{}{}", spec.layer, down ? "down_proj" : "gate_up_proj", spec.is_scale ? kScaleSuffix : "");
+  const std::string name = fused_name(spec);
   const Location* whole = find(name);
   if (!whole) return std::nullopt;
   auto slice = fused_slice(spec, whole->entry, down, up);
@@ -48,23 +54,34 @@ DType Checkpoint::usable_dtype(const TensorSpec& spec, const Location& at, const
   throw Error(Error::bad_format, fmt::format("{}: tensor {} has dtype {}, expected {}{}", files_[static_cast<size_t>(at.file)].path, spec.name, at.entry.dtype, expected, why));
 }
 
-std::vector<StoredTensor> Checkpoint::resolve(const ModelConfig& config, const std::vector<TensorSpec>& table) const {
+// A tensor of the table, found and checked.
+StoredTensor Checkpoint::stored(const TensorSpec& spec, const ModelConfig& config) const {
+  const auto at = locate(spec, config);
+  if (!at) {
+    const std::string why = spec.is_scale ? "; its weight is F8_E4M3 and cannot be decoded without it" : "";
+    throw Error(Error::not_found, fmt::format("{}: tensor {} of shape [{}] is missing{}", storage_->name(), spec.name, fmt::join(spec.shape, ", "), why));
+  }
+  if (at->entry.shape != spec.shape)
+    throw Error(Error::bad_format, fmt::format("{}: tensor {} has shape [{}], expected [{}] as config.json says", files_[static_cast<size_t>(at->file)].path, spec.name,
+                                               fmt::join(at->entry.shape, ", "), fmt::join(spec.shape, ", ")));
+  return {&spec, *at, usable_dtype(spec, *at, config)};
+}
+
+std::vector<StoredTensor> Checkpoint::resolve(const ModelConfig& config, const std::vector<TensorSpec>& table, const Problems& problems) const {
   std::vector<StoredTensor> found;
   found.reserve(table.size());
   bool quantised = false;  // whether the weight just seen is F8_E4M3; its scale is the table's next entry
   for (const TensorSpec& spec : table) {
     if (is_prediction(spec, config) || (spec.is_scale && !quantised)) continue;
-    const auto at = locate(spec, config);
-    if (!at) {
-      const std::string why = spec.is_scale ? "; its weight is F8_E4M3 and cannot be decoded without it" : "";
-      throw Error(Error::not_found, fmt::format("{}: tensor {} of shape [{}] is missing{}", storage_->name(), spec.name, fmt::join(spec.shape, ", "), why));
+    quantised = false;
+    try {
+      found.push_back(stored(spec, config));
+      quantised = found.back().dtype == DType::e4m3;
+    } catch (const Error& problem) {
+      if (!problems) throw;
+      const bool known = problem.code() == Error::not_found && (all_lost_ || lost_.count(spec.name) || (spec.expert >= 0 && lost_.count(fused_name(spec))));
+      if (!known) problems(problem);
     }
-    if (at->entry.shape != spec.shape)
-      throw Error(Error::bad_format, fmt::format("{}: tensor {} has shape [{}], expected [{}] as config.json says", files_[static_cast<size_t>(at->file)].path, spec.name,
-                                                 fmt::join(at->entry.shape, ", "), fmt::join(spec.shape, ", ")));
-    const DType dtype = usable_dtype(spec, *at, config);
-    quantised = dtype == DType::e4m3;
-    found.push_back({&spec, *at, dtype});
   }
   return found;
 }
