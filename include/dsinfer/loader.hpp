@@ -35,6 +35,10 @@ using ProgressCallback = std::function<bool(const LoadProgress&)>;
 /// that an FP8 checkpoint would quantise are quantised in 128×128 blocks (scale = largest magnitude / 448).
 enum class WeightFormat : uint8_t { as_stored, bf16, fp8 };
 
+/// The config of a model whose weights are held so: what plans of it must keep to. bf16: no FP8 blocks, so no rule about them; fp8: blocks of 128×128 where
+/// the checkpoint has none. Ask solve() with it for a plan to load in that format.
+DSINFER_API ModelConfig held_config(const ModelConfig& stored, WeightFormat weights);
+
 /// How files are read. automatic picks by what the system has and whether the bytes lie in the page cache. mmap: the CPU's weights stay in the file where their
 /// format allows it (no copy; local files, as_stored).
 enum class ReadMethod : uint8_t { automatic, uring, direct, pread, mmap };
@@ -57,7 +61,7 @@ struct RankMemory {
 };
 
 /// From headers alone (no weights are read). `folder` holds config.json and safetensors files.
-DSINFER_API RankMemory rank_memory(const std::filesystem::path& folder, const Plan& plan, int world_rank);
+DSINFER_API RankMemory rank_memory(const std::filesystem::path& folder, const Plan& plan, int world_rank, WeightFormat weights = WeightFormat::as_stored);
 
 /// Consecutive bytes of one file that one rank reads.
 struct ReadRange {

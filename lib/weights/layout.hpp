@@ -16,11 +16,14 @@ struct HeldTensor {
   bool vector = false;         ///< 1-D, always f32
   Format format = Format::f32;
   int64_t rows = 0, cols = 0;
+  int64_t block_rows = 0, block_cols = 0;        ///< what one scale stands for: an FP8 block, or 1 × group of int4
+  DType scale_dtype = DType::f32;
   int64_t data_at = -1, data_bytes = 0;
   int64_t scale_at = -1, scale_bytes = 0;
   int64_t zero_at = -1, zero_bytes = 0;          ///< int4 with zero points
   int64_t key_up_at = -1, key_up_bytes = 0;      ///< absorbed copies of kv_b_proj, f32
   int64_t value_up_at = -1, value_up_bytes = 0;
+  int fused_with = -1;         ///< the tensor whose data, scales and zero points begin where these end
   std::vector<int> pieces;     ///< its stored parts, indices into the pieces
 };
 
@@ -30,6 +33,12 @@ struct HeldLayout {
   int64_t buffer_bytes = 0;    ///< with alignment
   int64_t held_bytes = 0;      ///< without: RankMemory::weight_bytes
 };
+
+/// Name in the model of the tensor that a stored one is a part of: "….weight" for its scales.
+DSINFER_INTERNAL std::string held_name(const TensorSpec& spec);
+
+/// What a matrix stored as `stored` is held as.
+DSINFER_INTERNAL Format held_format(const TensorSpec& spec, DType stored, WeightFormat format);
 
 /// gate_proj and up_proj of one MLP, and q_a_proj and kv_a_proj_with_mqa, lie back to back (data, and scales likewise) where both have one format and the
 /// first ends on a block edge: WeightSet::fused() gives them as one matrix.

@@ -1,21 +1,26 @@
 #include "dsinfer/loader.hpp"
-#include "plan/cost.hpp"
-#include "weights/checkpoint.hpp"
+#include "weights/layout.hpp"
 
 namespace dsinfer {
 
-RankMemory rank_memory(const std::filesystem::path& folder, const Plan& plan, int world_rank) {
+ModelConfig held_config(const ModelConfig& stored, WeightFormat weights) {
+  ModelConfig held = stored;
+  if (weights == WeightFormat::bf16) held.fp8.reset();
+  if (weights == WeightFormat::fp8 && !held.fp8) held.fp8 = Fp8Config{};
+  return held;
+}
+
+RankMemory rank_memory(const std::filesystem::path& folder, const Plan& plan, int world_rank, WeightFormat weights) {
   const Checkpoint checkpoint(folder);
-  const std::vector<TensorSpec> table = tensor_table(plan.config);
-  std::unordered_map<const TensorSpec*, DType> stored;
-  for (const StoredTensor& tensor : checkpoint.resolve(plan.config, table)) stored.emplace(tensor.spec, tensor.dtype);
-  const auto dtype = [&](const TensorSpec& spec) {
-    const auto it = stored.find(&spec);
-    return it == stored.end() ? std::optional<DType>() : std::optional(it->second);
-  };
+  // The plan's config may be that of the weights as held.
+  const ModelConfig config = ModelConfig::parse(read_text(checkpoint.storage(), "config.json"), checkpoint.storage().name() + "/config.json");
+  const RankPlan rank = plan.rank(world_rank);
+  const std::vector<TensorSpec> table = tensor_table(config);
+  const std::vector<ShardPiece> pieces = shard_pieces(checkpoint.resolve(config, table), config, rank);
   constexpr int64_t kCacheElement = 4;  // the CPU's cache is f32
-  const RankBytes bytes = rank_bytes(table, dtype, plan.config, plan.rank(world_rank), kCacheElement);
-  return {bytes.held, bytes.cache_per_token, bytes.read};
+  RankMemory memory{held_layout(pieces, config, rank, weights).held_bytes, rank.layers.size() * config.cache_dim() * kCacheElement, 0};
+  for (const ShardPiece& piece : pieces) memory.read_bytes += piece.range.bytes();
+  return memory;
 }
 
 }  // namespace dsinfer

@@ -1,0 +1,164 @@
+#include "weights/landing.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "weights/landing_piece.hpp"
+#include "weights/weight_set_builder.hpp"
+
+namespace dsinfer {
+namespace {
+
+void check_memory(int64_t needed, const RankPlan& rank, const Backend& backend) {
+  const auto there = static_cast<int64_t>(backend.available_bytes());
+  if (needed <= there) return;
+  throw Error(Error::out_of_memory, fmt::format("rank {}: the weights need {} bytes ({:.2f} GB) on {}, {} bytes ({:.2f} GB) are there; split the model over more ranks "
+                                                "(tp, pp or ep), or free memory", rank.world_rank, needed, static_cast<double>(needed) / 1e9, backend.name(), there,
+                                                static_cast<double>(there) / 1e9));
+}
+
+// One rank's landing: a lander for each piece over views of one buffer.
+class RankLanding final : public Landing {
+ public:
+  RankLanding(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend, WeightFormat format)
+      : config_(config), room_{backend, {}, {}}, layout_(held_layout(pieces, config, rank, format)) {
+    for (const HeldTensor& tensor : layout_.tensors)
+      if (!tensor.vector && !backend.supports(tensor.format))
+        throw Error(Error::unsupported, fmt::format("tensor {} is held as {}, which the {} backend cannot compute with", tensor.name, format_name(tensor.format), backend.name()));
+    check_memory(layout_.buffer_bytes, rank, backend);
+    buffer_ = backend.allocate(static_cast<size_t>(std::max<int64_t>(layout_.buffer_bytes, 1)));
+    landers_.reserve(pieces.size());
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      const ShardPiece& piece = pieces[i];
+      const PieceName name{checkpoint.files()[static_cast<size_t>(piece.range.file)].path, piece.tensor.spec->name, piece.cut};
+      landers_.push_back({lander(piece, layout_.tensor_of[i], name), piece.tensor.spec->name, piece.cut.rows.size(), piece.cut.elements() > 0 ? piece.cut.rows.size() : 0});
+    }
+    kept_.clear();
+  }
+
+  std::byte* direct(int piece, int64_t begin, int64_t end) override {
+    Piece& p = check(piece, begin, end);
+    std::byte* there = p.lander->direct(begin, end);
+    if (there) p.missing -= end - begin;
+    return there;
+  }
+
+  void take(int piece, int64_t begin, int64_t end, std::span<const std::byte> bytes) override {
+    Piece& p = check(piece, begin, end);
+    if (begin == end || bytes.empty()) return;
+    p.lander->take(begin, end, bytes);
+    p.missing -= end - begin;
+    if (p.missing <= 0) p.lander->release();
+  }
+
+  WeightSet finish(const std::function<void()>& poll) override {
+    for (const Piece& piece : landers_)
+      if (piece.missing > 0) throw Error(Error::internal, fmt::format("{} rows of tensor {} did not arrive", piece.missing, piece.name));
+    landers_.clear();
+    for (const HeldTensor& tensor : layout_.tensors) {
+      if (tensor.key_up_at < 0) continue;
+      absorb(tensor);
+      if (poll) poll();
+    }
+    return WeightSetBuilder::build(layout_, std::move(buffer_), config_);
+  }
+
+  const HeldLayout& layout() const override { return layout_; }
+
+ private:
+  struct Piece {
+    std::unique_ptr<PieceLander> lander;
+    std::string name;
+    int64_t rows = 0, missing = 0;
+  };
+
+  Piece& check(int piece, int64_t begin, int64_t end) {
+    Piece& p = landers_.at(static_cast<size_t>(piece));
+    if (begin < 0 || end < begin || end > p.rows) throw Error(Error::internal, fmt::format("tensor {}: rows {} … {} of {}", p.name, begin, end, p.rows));
+    return p;
+  }
+
+  std::unique_ptr<PieceLander> lander(const ShardPiece& piece, int tensor, const PieceName& name) {
+    const HeldTensor& held = layout_.tensors[static_cast<size_t>(tensor)];
+    const TensorSpec& spec = *piece.tensor.spec;
+    const DType stored = piece.tensor.dtype;
+    if (held.vector) {
+      const TensorView target = held_vector(held, buffer_.data(), buffer_.place());
+      return stored == DType::f32 ? land_as_stored(room_, target) : land_widened(room_, target, stored, name, false);
+    }
+    const Weight target = held_matrix(held, buffer_.data(), buffer_.place());
+    if (spec.is_scale) {
+      if (held.format == Format::fp8_block) return land_widened(room_, target.scale, stored, name, true);
+      const auto scales = scales_of(tensor);
+      scales->first_row = piece.cut.rows.begin;
+      scales->first_col = piece.cut.cols.begin;
+      scales->cols = piece.cut.cols.size();
+      scales->values.resize(static_cast<size_t>(piece.cut.elements()));
+      return keep_scales(scales, stored, name);
+    }
+    if (stored == DType::e4m3 && held.format == Format::bf16) return land_decoded(room_, target.data, scales_of(tensor), name);
+    if (stored != DType::e4m3 && held.format == Format::fp8_block) return land_quantised(room_, target, stored, name);
+    return land_as_stored(room_, target.data);
+  }
+
+  // Shared by the landers of an FP8 weight and of its scales, whichever comes first.
+  std::shared_ptr<BlockScales> scales_of(int tensor) {
+    std::shared_ptr<BlockScales>& scales = kept_[tensor];
+    if (!scales) scales = std::make_shared<BlockScales>();
+    scales->block_rows = config_.fp8->block_rows;
+    scales->block_cols = config_.fp8->block_cols;
+    return scales;
+  }
+
+  TensorView on_host(TensorView view, std::vector<std::byte>& storage) {
+    if (view.place == Place::host || !view) return view;
+    storage.resize(static_cast<size_t>(view.bytes()));
+    TensorView host = view;
+    host.data = storage.data();
+    host.place = Place::host;
+    room_.backend.copy(host, view);
+    return host;
+  }
+
+  // key_up[h] = W_UKᵀ, value_up[h] = W_UV of head h, from the matrix as held, decoded before the cut so that blocks may straddle the two.
+  void absorb(const HeldTensor& tensor) {
+    std::vector<std::byte> data, scale;
+    Weight weight = held_matrix(tensor, buffer_.data(), buffer_.place());
+    weight.data = on_host(weight.data, data);
+    weight.scale = on_host(weight.scale, scale);
+    const TensorView key_up = held_key_up(tensor, config_, buffer_.data(), buffer_.place()), value_up = held_value_up(tensor, config_, buffer_.data(), buffer_.place());
+    const int64_t latent = config_.kv_lora_rank, nope = config_.qk_nope_head_dim, value = config_.v_head_dim;
+    std::vector<float> rows(static_cast<size_t>((nope + value) * latent)), key(static_cast<size_t>(nope * latent));
+    for (int64_t h = 0; h < key_up.dim(0); ++h) {
+      decode_rows(rows.data(), weight, h * (nope + value), (h + 1) * (nope + value));
+      for (int64_t r = 0; r < latent; ++r)
+        for (int64_t d = 0; d < nope; ++d) key[static_cast<size_t>(r * nope + d)] = rows[static_cast<size_t>(d * latent + r)];
+      room_.backend.copy(key_up.rows(h, h + 1), TensorView(key.data(), DType::f32, {1, latent, nope}));
+      room_.backend.copy(value_up.rows(h, h + 1), TensorView(rows.data() + nope * latent, DType::f32, {1, value, latent}));
+    }
+  }
+
+  const ModelConfig config_;
+  LandingRoom room_;
+  HeldLayout layout_;
+  Buffer buffer_;
+  std::vector<Piece> landers_;
+  std::unordered_map<int, std::shared_ptr<BlockScales>> kept_;
+};
+
+}  // namespace
+
+int64_t rows_together(const TensorSpec& spec, DType stored, const ModelConfig& config, WeightFormat format) {
+  const bool quantised = !spec.is_scale && spec.shape.size() == 2 && stored != DType::e4m3 && held_format(spec, stored, format) == Format::fp8_block;
+  return quantised ? held_config(config, format).fp8->block_rows : 1;
+}
+
+int landing_phase(const TensorSpec& spec) { return spec.is_scale ? 0 : 1; }
+
+std::unique_ptr<Landing> Landing::make(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend, WeightFormat format) {
+  return std::make_unique<RankLanding>(checkpoint, pieces, config, rank, backend, format);
+}
+
+}  // namespace dsinfer

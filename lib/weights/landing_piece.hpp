@@ -1,0 +1,51 @@
+/// PieceLander: how the rows of one stored tensor come to lie in memory.
+#pragma once
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "backend/backend.hpp"
+#include "weights/convert.hpp"
+#include "weights/layout.hpp"
+
+namespace dsinfer {
+
+/// What all pieces of one rank share.
+struct LandingRoom {
+  Backend& backend;
+  std::vector<std::byte> staging;  ///< what is made on the host before it is copied to a device; grows to the largest take()
+  std::vector<float> values;       ///< values on their way to another format
+  /// Fills `target`, or staging that is then copied to it, with the bytes of a dense tensor of its shape.
+  void fill(TensorView target, const std::function<void(std::byte*)>& write);
+};
+
+/// What errors call a piece.
+struct PieceName {
+  std::string file, tensor;
+  Cut cut;
+  /// "[row, column]" in the stored tensor of element `flat` of rows that begin at row `begin` of the cut.
+  std::string place(int64_t begin, int64_t flat) const;
+};
+
+/// Rows count from the cut's first; see Landing.
+class PieceLander {
+ public:
+  virtual ~PieceLander() = default;
+  virtual std::byte* direct(int64_t, int64_t) { return nullptr; }
+  virtual void take(int64_t begin, int64_t end, std::span<const std::byte> bytes) = 0;
+  /// All rows are there: what was kept for them may go.
+  virtual void release() {}
+};
+
+/// As stored, to `target` [rows, cols] or [rows].
+std::unique_ptr<PieceLander> land_as_stored(LandingRoom& room, TensorView target);
+/// Widened to f32. `scales`: refuses what is not finite.
+std::unique_ptr<PieceLander> land_widened(LandingRoom& room, TensorView target, DType stored, PieceName name, bool scales);
+/// Scales that no one holds, kept for land_decoded() until it is gone.
+std::unique_ptr<PieceLander> keep_scales(std::shared_ptr<BlockScales> scales, DType stored, PieceName name);
+/// E4M3 codes to BF16.
+std::unique_ptr<PieceLander> land_decoded(LandingRoom& room, TensorView target, std::shared_ptr<BlockScales> scales, PieceName name);
+/// BF16, F16 or F32 to E4M3 codes and scales, a band of blocks at a time.
+std::unique_ptr<PieceLander> land_quantised(LandingRoom& room, const Weight& target, DType stored, PieceName name);
+
+}  // namespace dsinfer

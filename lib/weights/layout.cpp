@@ -1,0 +1,136 @@
+#include "weights/layout.hpp"
+
+#include <string_view>
+#include <unordered_map>
+
+#include "core/buffer.hpp"
+#include "plan/cost.hpp"
+
+namespace dsinfer {
+namespace {
+
+constexpr std::string_view kScaleSuffix = "_scale_inv";
+
+int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
+
+DType element_of(Format format) {
+  switch (format) {
+    case Format::f32: return DType::f32;
+    case Format::bf16: return DType::bf16;
+    case Format::f16: return DType::f16;
+    case Format::fp8_block: return DType::e4m3;
+  }
+  return DType::f32;
+}
+
+// The matrix that may follow `name` back to back; empty for most.
+std::string partner_name(const std::string& name) {
+  constexpr std::pair<std::string_view, std::string_view> kPairs[] = {{".gate_proj.weight", ".up_proj.weight"}, {".q_a_proj.weight", ".kv_a_proj_with_mqa.weight"}};
+  for (const auto& [first, second] : kPairs)
+    if (name.ends_with(first)) return name.substr(0, name.size() - first.size()).append(second);
+  return {};
+}
+
+class LayoutWriter {
+ public:
+  LayoutWriter(const std::vector<ShardPiece>& pieces, const ModelConfig& config, WeightFormat format) : pieces_(pieces), config_(config), held_(held_config(config, format)), format_(format) {}
+
+  HeldLayout write() && {
+    for (size_t i = 0; i < pieces_.size(); ++i) enter(static_cast<int>(i));
+    pair_up();
+    for (size_t i = 0; i < layout_.tensors.size(); ++i)
+      if (!follows_[i]) place(layout_.tensors[i]);
+    layout_.buffer_bytes = end_;
+    return std::move(layout_);
+  }
+
+ private:
+  void enter(int piece) {
+    const ShardPiece& p = pieces_[static_cast<size_t>(piece)];
+    const TensorSpec& spec = *p.tensor.spec;
+    const std::string name = held_name(spec);
+    const auto [it, fresh] = index_.emplace(name, static_cast<int>(layout_.tensors.size()));
+    if (fresh) layout_.tensors.emplace_back().name = name;
+    HeldTensor& tensor = layout_.tensors[static_cast<size_t>(it->second)];
+    tensor.pieces.push_back(piece);
+    layout_.tensor_of.push_back(it->second);
+    if (spec.is_scale) return;  // follows from the weight
+    tensor.vector = spec.shape.size() == 1;
+    tensor.format = tensor.vector ? Format::f32 : held_format(spec, p.tensor.dtype, format_);
+    tensor.rows = p.cut.rows.size();
+    tensor.cols = p.cut.cols.size();
+    tensor.data_bytes = tensor.rows * tensor.cols * dtype_size(element_of(tensor.format));
+    if (tensor.format == Format::fp8_block) {
+      tensor.block_rows = held_.fp8->block_rows;
+      tensor.block_cols = held_.fp8->block_cols;
+      tensor.scale_bytes = blocks(tensor.rows, tensor.block_rows) * blocks(tensor.cols, tensor.block_cols) * dtype_size(DType::f32);
+    }
+    if (is_kv_b(spec)) {
+      const int64_t heads = tensor.rows / (config_.qk_nope_head_dim + config_.v_head_dim);
+      tensor.key_up_bytes = heads * config_.kv_lora_rank * config_.qk_nope_head_dim * dtype_size(DType::f32);
+      tensor.value_up_bytes = heads * config_.kv_lora_rank * config_.v_head_dim * dtype_size(DType::f32);
+    }
+  }
+
+  void pair_up() {
+    follows_.assign(layout_.tensors.size(), false);
+    for (HeldTensor& first : layout_.tensors) {
+      const auto second = index_.find(partner_name(first.name));
+      if (second == index_.end() || !joins(first, layout_.tensors[static_cast<size_t>(second->second)])) continue;
+      first.fused_with = second->second;
+      follows_[static_cast<size_t>(second->second)] = true;
+    }
+  }
+
+  // Blocks of scales must not straddle the two.
+  static bool joins(const HeldTensor& first, const HeldTensor& second) {
+    return first.format == second.format && first.cols == second.cols && first.block_rows == second.block_rows && first.block_cols == second.block_cols &&
+           first.scale_dtype == second.scale_dtype && (first.zero_bytes > 0) == (second.zero_bytes > 0) && (first.format != Format::fp8_block || first.rows % first.block_rows == 0);
+  }
+
+  void place(HeldTensor& tensor) {
+    HeldTensor* second = tensor.fused_with < 0 ? nullptr : &layout_.tensors[static_cast<size_t>(tensor.fused_with)];
+    place(tensor, second, &HeldTensor::data_at, &HeldTensor::data_bytes);
+    place(tensor, second, &HeldTensor::scale_at, &HeldTensor::scale_bytes);
+    place(tensor, second, &HeldTensor::zero_at, &HeldTensor::zero_bytes);
+    place(tensor, nullptr, &HeldTensor::key_up_at, &HeldTensor::key_up_bytes);
+    place(tensor, nullptr, &HeldTensor::value_up_at, &HeldTensor::value_up_bytes);
+  }
+
+  void place(HeldTensor& first, HeldTensor* second, int64_t HeldTensor::*at, int64_t HeldTensor::*bytes) {
+    int64_t size = first.*bytes;
+    if (size == 0 && at != &HeldTensor::data_at) return;
+    first.*at = end_;
+    if (second) {
+      second->*at = end_ + size;
+      size += second->*bytes;
+    }
+    layout_.held_bytes += size;
+    end_ += static_cast<int64_t>(Arena::aligned(static_cast<size_t>(size)));
+  }
+
+  const std::vector<ShardPiece>& pieces_;
+  const ModelConfig& config_;
+  ModelConfig held_;
+  WeightFormat format_;
+  HeldLayout layout_;
+  std::unordered_map<std::string, int> index_;
+  std::vector<bool> follows_;
+  int64_t end_ = 0;
+};
+
+}  // namespace
+
+std::string held_name(const TensorSpec& spec) { return spec.is_scale ? spec.name.substr(0, spec.name.size() - kScaleSuffix.size()) : spec.name; }
+
+Format held_format(const TensorSpec& spec, DType stored, WeightFormat format) {
+  if (stored == DType::e4m3) return format == WeightFormat::bf16 ? Format::bf16 : Format::fp8_block;
+  if (spec.quantisable && format == WeightFormat::fp8) return Format::fp8_block;
+  return stored == DType::bf16 ? Format::bf16 : stored == DType::f16 ? Format::f16 : Format::f32;
+}
+
+HeldLayout held_layout(const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan&, WeightFormat format) {
+  return LayoutWriter(pieces, config, format).write();
+}
+
+}  // namespace dsinfer
