@@ -12,8 +12,8 @@ namespace dsinfer {
 /// build allow it, else pread with O_DIRECT, else plain pread. The others ask for one way alone and throw unsupported naming what is missing.
 enum class IoEngine : uint8_t { automatic, uring, direct, pread };
 
-/// One read. The bytes belong to the caller and must stay until its Done came or the queue is gone. `shared` keeps alive what `out` points into: a queue that
-/// is given up while the system still holds a read leaves the memory to it.
+/// One read. Source and bytes belong to the caller and must stay until its Done came or the queue is gone. `shared` keeps alive what `out` points into (and a
+/// Source that may not listen to interrupt()): a queue that is given up while the system still holds a read leaves them to it.
 struct Read {
   Source* source = nullptr;
   int64_t offset = 0;
@@ -30,7 +30,7 @@ struct Done {
 /// Driven by one thread. Reads end in any order. Not more than depth() should be in flight; more wait inside.
 class DSINFER_INTERNAL ReadQueue {
  public:
-  virtual ~ReadQueue() = default;  ///< cancels what is in flight; bounded time
+  virtual ~ReadQueue() = default;  ///< cancels what is in flight, by Source::interrupt() too; takes 2 seconds at most, or 4 where two ways are in use
   virtual void submit(Read read) = 0;
   /// A read that has ended, or nothing if none did by now. Never waits.
   virtual std::optional<Done> poll() = 0;

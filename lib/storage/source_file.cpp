@@ -8,12 +8,10 @@
 #include <cstring>
 
 #include "dsinfer/error.hpp"
-#include "storage/source.hpp"
+#include "storage/local_file.hpp"
 
 namespace dsinfer {
 namespace {
-
-constexpr size_t kMaxRead = size_t{1} << 30;  // Linux moves at most 2 GiB - 4 KiB in one call
 
 class FileSource final : public Source {
  public:
@@ -28,12 +26,18 @@ class FileSource final : public Source {
       throw Error(Error::io, name_ + ": not a regular file");
     }
     size_ = status.st_size;
+    version_ = file_version(fd_);
+    std::error_code ignored;
+    path_ = std::filesystem::absolute(path, ignored);
+    if (ignored) path_ = path;
   }
   FileSource(const FileSource&) = delete;
   FileSource& operator=(const FileSource&) = delete;
   ~FileSource() override { ::close(fd_); }
 
   const std::string& name() const override { return name_; }
+  std::string version() const override { return version_; }
+  const std::filesystem::path* path() const override { return &path_; }
   int64_t size() const override { return size_; }
 
   void read(int64_t offset, std::span<std::byte> out) override {
@@ -48,7 +52,8 @@ class FileSource final : public Source {
   }
 
  private:
-  std::string name_;
+  std::string name_, version_;
+  std::filesystem::path path_;
   int fd_;
   int64_t size_ = 0;
 };
