@@ -1,0 +1,108 @@
+#include "weights/verify_progress.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/bytes.hpp"
+#include "core/wait.hpp"
+
+namespace dsinfer {
+namespace {
+
+constexpr auto kCallEvery = std::chrono::milliseconds(50);
+constexpr auto kLongestTell = std::chrono::milliseconds(250);
+constexpr auto kRateOver = std::chrono::seconds(5);
+
+struct Told {
+  int64_t done = 0;
+  bool last = false;
+};
+
+}  // namespace
+
+VerifyProgress::VerifyProgress(World& world, const ProgressCallback& callback, int64_t total)
+    : world_(world.split(0, world.rank())), callback_(callback), rank_(world.rank()), done_(static_cast<size_t>(world.size())), finished_(static_cast<size_t>(world.size())) {
+  ByteWriter mine;
+  mine.put(total);
+  for (const std::string& bytes : world_->all_gather(mine.take())) total_.push_back(ByteReader(bytes).get<int64_t>());
+}
+
+void VerifyProgress::tick(bool always) {
+  const auto now = Clock::now();
+  if (const auto failed = world_->failure()) throw *failed;
+  // Often enough that nobody's stall limit runs out while this rank works.
+  if (now - told_ >= std::min<Clock::duration>(kLongestTell, world_->stall_timeout() / 8)) tell(/*last=*/false);
+  hear();
+  if (callback_ && (always || now - called_ >= kCallEvery)) call_back(now);
+}
+
+void VerifyProgress::tell(bool last) {
+  told_ = Clock::now();
+  ByteWriter message;
+  message.put(Told{done_[static_cast<size_t>(rank_)], last});
+  const std::string bytes = message.take();
+  for (int peer = 0; peer < world_->size(); ++peer)
+    if (peer != rank_) world_->post(peer, bytes);
+}
+
+void VerifyProgress::hear() {
+  while (const std::optional<Message> message = world_->receive()) {
+    const auto told = ByteReader(message->bytes).get<Told>();
+    done_[static_cast<size_t>(message->from)] = told.done;
+    if (told.last) finished_[static_cast<size_t>(message->from)] = true;
+  }
+}
+
+void VerifyProgress::call_back(Clock::time_point now) {
+  called_ = now;
+  const auto mine = static_cast<size_t>(rank_);
+  LoadProgress progress;
+  progress.bytes_done = progress.all_bytes_done = done_[mine];
+  progress.bytes_total = progress.all_bytes_total = total_[mine];
+  progress.seconds = std::chrono::duration<double>(now - started_).count();
+  progress.slowest_rank = rank_;
+  if (rank_ == 0) {
+    progress.all_bytes_done = std::accumulate(done_.begin(), done_.end(), int64_t{0});
+    progress.all_bytes_total = std::accumulate(total_.begin(), total_.end(), int64_t{0});
+    for (size_t r = 0; r < done_.size(); ++r) progress.rank_part.push_back(total_[r] ? static_cast<double>(done_[r]) / static_cast<double>(total_[r]) : 1);
+    progress.slowest_rank = static_cast<int>(std::min_element(progress.rank_part.begin(), progress.rank_part.end()) - progress.rank_part.begin());
+  }
+  rate(progress, now);
+  if (!callback_(progress))
+    throw Error(Error::cancelled, fmt::format("checking was cancelled by its progress callback after {} of {} bytes", progress.bytes_done, progress.bytes_total));
+}
+
+void VerifyProgress::rate(LoadProgress& progress, Clock::time_point now) {
+  past_.emplace_back(now, progress.all_bytes_done);
+  while (past_.size() > 2 && now - past_.front().first > kRateOver) past_.pop_front();
+  const double seconds = std::chrono::duration<double>(now - past_.front().first).count();
+  if (seconds <= 0) return;
+  progress.bytes_per_second = static_cast<double>(progress.all_bytes_done - past_.front().second) / seconds;
+  if (progress.bytes_per_second > 0) progress.seconds_left = static_cast<double>(progress.all_bytes_total - progress.all_bytes_done) / progress.bytes_per_second;
+}
+
+void VerifyProgress::finish() {
+  done_[static_cast<size_t>(rank_)] = total_[static_cast<size_t>(rank_)];
+  tell(/*last=*/true);
+  finished_[static_cast<size_t>(rank_)] = true;
+  const auto all = [&] { return std::find(finished_.begin(), finished_.end(), false) == finished_.end(); };
+  // Every message counts as progress: a rank that reads is not stalled.
+  uint64_t heard = 0;
+  wait_until(*world_, [&] {
+    Awaited awaited{"", -1, {}};
+    for (size_t r = 0; r < finished_.size(); ++r)
+      if (!finished_[r]) awaited.text += (awaited.text.empty() ? "rank " : ", ") + std::to_string(r), awaited.rank = awaited.rank < 0 ? static_cast<int>(r) : awaited.rank;
+    awaited.text += " in the check of the checkpoint";
+    return awaited;
+  }, [&] {
+    const std::vector<int64_t> before = done_;
+    tick();
+    if (done_ != before) ++heard;
+    return all();
+  }, &heard);
+  if (callback_) call_back(Clock::now());
+}
+
+}  // namespace dsinfer

@@ -1,0 +1,37 @@
+/// Progress of a check over all ranks: what callbacks are told, and that a rank which is still busy is not taken for a stalled one.
+#pragma once
+#include <chrono>
+#include <deque>
+#include <memory>
+
+#include "dsinfer/loader.hpp"
+
+namespace dsinfer {
+
+class DSINFER_INTERNAL VerifyProgress {
+ public:
+  /// Collective. `total`: bytes that this rank will look at.
+  VerifyProgress(World& world, const ProgressCallback& callback, int64_t total);
+  void advance(int64_t bytes) { done_[static_cast<size_t>(rank_)] += bytes; }
+  /// Calls the callback now and then, tells the other ranks, hears of their failures. Throws cancelled, group_failed, and what the callback throws.
+  void tick(bool always = false);
+  /// Collective: until every rank is here. Goes on with tick().
+  void finish();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  void tell(bool last);
+  void hear();
+  void call_back(Clock::time_point now);
+  void rate(LoadProgress& progress, Clock::time_point now);
+
+  std::unique_ptr<World> world_;  // its own messages
+  const ProgressCallback& callback_;
+  int rank_ = 0;
+  std::vector<int64_t> done_, total_;  // of each rank, as far as it is known here
+  std::vector<bool> finished_;
+  std::deque<std::pair<Clock::time_point, int64_t>> past_;  // bytes of all ranks in the last seconds
+  Clock::time_point started_ = Clock::now(), called_{}, told_{};
+};
+
+}  // namespace dsinfer
