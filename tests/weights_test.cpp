@@ -4,12 +4,16 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <atomic>
 #include <map>
+#include <mutex>
+#include <thread>
 
 #include "checkpoint_writer.hpp"
 #include "dsinfer/error.hpp"
 #include "spoilt_backend.hpp"
-#include "weights/shard_loader.hpp"
+#include "ranks.hpp"
+#include "weights/loader.hpp"
 
 namespace dsinfer {
 namespace {
@@ -68,7 +72,7 @@ std::vector<float> floats(TensorView view) { return {view.as<float>(), view.as<f
 // Counts the bytes that go through it.
 class CountingSource final : public Source {
  public:
-  CountingSource(std::unique_ptr<Source> inner, int64_t& data_bytes) : inner_(std::move(inner)), data_bytes_(data_bytes) {}
+  CountingSource(std::unique_ptr<Source> inner, std::atomic<int64_t>& data_bytes) : inner_(std::move(inner)), data_bytes_(data_bytes) {}
   const std::string& name() const override { return inner_->name(); }
   int64_t size() const override { return inner_->size(); }
   void read(int64_t offset, std::span<std::byte> out) override {
@@ -78,19 +82,19 @@ class CountingSource final : public Source {
 
  private:
   std::unique_ptr<Source> inner_;
-  int64_t& data_bytes_;
+  std::atomic<int64_t>& data_bytes_;
 };
 
 class CountingStorage final : public Storage {
  public:
-  CountingStorage(const std::filesystem::path& folder, int64_t& data_bytes) : inner_(open_storage(folder.string())), data_bytes_(data_bytes) {}
+  CountingStorage(const std::filesystem::path& folder, std::atomic<int64_t>& data_bytes) : inner_(open_storage(folder.string())), data_bytes_(data_bytes) {}
   const std::string& name() const override { return inner_->name(); }
   bool exists(const std::string& file) override { return inner_->exists(file); }
   std::unique_ptr<Source> open(const std::string& file) override { return std::make_unique<CountingSource>(inner_->open(file), data_bytes_); }
 
  private:
   std::unique_ptr<Storage> inner_;
-  int64_t& data_bytes_;
+  std::atomic<int64_t>& data_bytes_;
 };
 
 class WeightsTest : public testing::Test {
@@ -104,7 +108,36 @@ class WeightsTest : public testing::Test {
     wholes_ = decode_all(testing_support::checkpoint_entries(config_, options), config_);
   }
   Plan plan(const std::string& spec, int world) const { return solve(config_, PlanRequest::parse(spec, world)); }
-  WeightSet load(const RankPlan& rank) { return load_weights(folder_, config_, rank, *backend_, {}, {}); }
+
+  // All ranks of the plan load together, as threads; `each` sees what they have. Gives the error that one met, empty if none did.
+  std::string load_all(const Plan& p, const std::function<void(int, RankWeights)>& each = {}, LoadOptions options = {}, Backend* backend = nullptr, const Checkpoint* checkpoint = nullptr) {
+    std::optional<Checkpoint> own;
+    if (!checkpoint) checkpoint = &own.emplace(folder_);
+    std::vector<std::unique_ptr<World>> worlds = thread_worlds(p.world_size);
+    std::vector<std::thread> threads;
+    std::mutex mutex;
+    std::string error;
+    for (std::unique_ptr<World>& world : worlds)
+      threads.emplace_back([&] {
+        const std::string mine = error_of([&] {
+          in_agreement(*world, [&] {
+            const auto rank_backend = make_backend("cpu", {.threads = 1});
+            RankWeights loaded = load_rank(*world, *checkpoint, p, backend ? *backend : *rank_backend, options);
+            const std::lock_guard lock(mutex);
+            if (each) each(world->rank(), std::move(loaded));
+          });
+        });
+        const std::lock_guard lock(mutex);
+        if (mine != "no error") error = mine;
+      });
+    for (std::thread& thread : threads) thread.join();
+    return error;
+  }
+  WeightSet load(const Plan& p, int rank) {
+    WeightSet mine;
+    EXPECT_EQ(load_all(p, [&](int r, RankWeights loaded) { if (r == rank) mine = std::move(loaded.weights); }), "");
+    return mine;
+  }
 
   // Every tensor that `rank` should hold equals its slice of the whole one, and nothing else is there.
   void expect_slices(const WeightSet& set, const RankPlan& rank) {
@@ -149,27 +182,40 @@ class WeightsTest : public testing::Test {
     }
   }
 
-  // Loads every rank of the plan through a counting source.
+  // All ranks load through a counting source: each gets its slices, and together they read every byte once.
   void expect_exact(const std::string& spec, int world) {
     SCOPED_TRACE(spec);
     const Plan p = plan(spec, world);
-    for (int rank = 0; rank < world; ++rank) {
-      const RankMemory memory = rank_memory(folder_, p, rank);
-      int64_t bytes = 0, headers = 0;
-      const Checkpoint checkpoint(std::make_shared<CountingStorage>(folder_, bytes));
-      headers = bytes;
-      int64_t done = 0, total = 0;
-      const WeightSet set = load_weights(checkpoint, config_, p.rank(rank), *backend_, [&](const LoadProgress& progress) {
-        EXPECT_GE(progress.bytes_done, done);
-        done = progress.bytes_done;
-        total = progress.bytes_total;
+    std::atomic<int64_t> bytes = 0;
+    const Checkpoint checkpoint(std::make_shared<CountingStorage>(folder_, bytes));
+    bytes = 0;
+    int64_t whole = 0, config_bytes = static_cast<int64_t>(std::filesystem::file_size(folder_ / "config.json"));
+    const std::vector<TensorSpec> table = tensor_table(config_);
+    for (const StoredTensor& tensor : checkpoint.resolve(config_, table)) whole += tensor.at.entry.end - tensor.at.entry.begin;
+    for (const ReadMethod method : {ReadMethod::automatic, ReadMethod::pread, ReadMethod::direct}) {
+      LoadOptions options;
+      options.method = method;
+      std::vector<int64_t> done(static_cast<size_t>(world)), total(static_cast<size_t>(world));
+      std::mutex mutex;
+      std::map<std::thread::id, int64_t> last;
+      options.progress = [&](const LoadProgress& progress) {
+        const std::lock_guard lock(mutex);
+        EXPECT_GE(progress.bytes_done, last[std::this_thread::get_id()]);
+        last[std::this_thread::get_id()] = progress.bytes_done;
+        EXPECT_LE(progress.bytes_done, progress.bytes_total);
+        EXPECT_LE(progress.all_bytes_done, progress.all_bytes_total);
         return true;
-      }, {});
-      EXPECT_EQ(bytes - headers, memory.read_bytes);
-      EXPECT_EQ(done, memory.read_bytes);
-      EXPECT_EQ(total, memory.read_bytes);
-      EXPECT_EQ(set.bytes(), memory.weight_bytes);
-      expect_slices(set, p.rank(rank));
+      };
+      bytes = 0;
+      const std::string error = load_all(p, [&](int rank, RankWeights loaded) {
+        const RankMemory memory = rank_memory(folder_, p, rank);
+        EXPECT_EQ(loaded.weights.bytes(), memory.weight_bytes);
+        EXPECT_EQ(loaded.report.bytes_held, memory.weight_bytes);
+        EXPECT_DOUBLE_EQ(loaded.report.read_amplification, 1);
+        expect_slices(loaded.weights, p.rank(rank));
+      }, options, nullptr, &checkpoint);
+      EXPECT_EQ(error, "");
+      if (method == ReadMethod::pread) { EXPECT_EQ(bytes, whole + world * config_bytes); }
     }
   }
 
@@ -181,12 +227,12 @@ class WeightsTest : public testing::Test {
     }
     return "no error";
   }
-  std::string load_error() { return error_of([&] { load(plan("", 1).rank(0)); }); }
+  std::string load_error() { return load_all(plan("", 1)); }
 
   std::filesystem::path folder_ = std::filesystem::path(testing::TempDir()) / (std::string("weights_") + testing::UnitTest::GetInstance()->current_test_info()->name());
   ModelConfig config_;
   std::map<std::string, Whole> wholes_;
-  std::unique_ptr<Backend> backend_ = make_backend("cpu", {.threads = 1});
+  std::unique_ptr<Backend> backend_ = make_backend("cpu", {.threads = 1});  // what the spoilt ones stand on
 };
 
 TEST_F(WeightsTest, GivesEachRankExactlyItsSlicesOfFp8Blocks) {
@@ -268,7 +314,7 @@ TEST_F(WeightsTest, RefusesScalesThatAreNotFinite) {
     for (auto& entry : entries) if (entry.name == name) std::memcpy(&entry.bytes[4 * 5], &bad, 4);  // [4, 2] blocks: number 5 is [2, 1]
     testing_support::write_entries(folder_, entries, 2);
     EXPECT_THAT(load_error(), AllOf(HasSubstr("bad_format: "), HasSubstr(".safetensors: tensor " + name), HasSubstr("at block [2, 1], expected finite numbers")));
-    EXPECT_EQ(error_of([&] { load(plan("dp=8", 8).rank(4)); }), "no error");  // another rank's expert
+    EXPECT_THAT(load_all(plan("dp=8", 8)), AllOf(HasSubstr("bad_format: rank 5 "), HasSubstr(name)));  // all hear of it
   }
 }
 
@@ -288,7 +334,7 @@ TEST_F(WeightsTest, SaysHowMuchMemoryIsMissingBeforeItAllocates) {
   poor.available = 500000;
   const int64_t needed = rank_memory(folder_, plan("", 1), 0).weight_bytes;
   EXPECT_GT(needed, 500000);
-  EXPECT_THAT(error_of([&] { load_weights(folder_, config_, plan("", 1).rank(0), poor, {}, {}); }),
+  EXPECT_THAT(load_all(plan("", 1), {}, {}, &poor),
               AllOf(HasSubstr("out_of_memory: rank 0: the weights need "), HasSubstr("500000 bytes (0.00 GB) are there"), HasSubstr("more ranks")));
   EXPECT_EQ(poor.allocated, 0u);
 }
@@ -297,30 +343,34 @@ TEST_F(WeightsTest, RefusesAFormatThatTheBackendLacks) {
   write(fp8_change(16));
   testing_support::SpoiltBackend plain(*backend_);
   plain.no_fp8 = true;
-  EXPECT_THAT(error_of([&] { load_weights(folder_, config_, plan("", 1).rank(0), plain, {}, {}); }), AllOf(HasSubstr("unsupported: "), HasSubstr("cannot compute with")));
+  EXPECT_THAT(load_all(plan("", 1), {}, {}, &plain), AllOf(HasSubstr("unsupported: "), HasSubstr("cannot compute with")));
 }
 
 TEST_F(WeightsTest, GoesThroughTheHostToADevice) {
   write(fp8_change(16));
   testing_support::SpoiltBackend device(*backend_);
   device.place = Place::device;
-  const RankPlan rank = plan("tp=2,ep=1", 2).rank(1);
-  const WeightSet there = load_weights(folder_, config_, rank, device, {}, {}), here = load(rank);
+  WeightSet there, here;
+  EXPECT_EQ(load_all(plan("", 1), [&](int, RankWeights loaded) { there = std::move(loaded.weights); }, {}, &device), "");
+  here = load(plan("", 1), 0);
   EXPECT_GT(device.copied, here.bytes());
   EXPECT_EQ(there.bytes(), here.bytes());
-  expect_slices(there, rank);  // the pretended device's memory can be read
+  expect_slices(there, plan("", 1).rank(0));  // the pretended device's memory can be read
 }
 
-TEST_F(WeightsTest, StopsWhenItsCallbackOrAnotherRankSaysSo) {
+TEST_F(WeightsTest, StopsOnAllRanksWhenOneCallbackSaysSo) {
   write(nlohmann::json::object());
-  const RankPlan rank = plan("", 1).rank(0);
-  EXPECT_THAT(error_of([&] { load_weights(folder_, config_, rank, *backend_, [](const LoadProgress&) { return false; }, {}); }), HasSubstr("cancelled: loading was cancelled"));
-  EXPECT_THAT(error_of([&] { load_weights(folder_, config_, rank, *backend_, {}, [] { throw Error(Error::group_failed, "rank 3 failed"); }); }), HasSubstr("group_failed: rank 3 failed"));
+  for (const int world : {1, 4}) {
+    LoadOptions options;
+    std::atomic<int> calls = 0;
+    options.progress = [&](const LoadProgress&) { return ++calls < world; };
+    EXPECT_THAT(load_all(plan(world == 1 ? "" : "tp=4,ep=1", world), {}, options), AllOf(HasSubstr("cancelled: "), HasSubstr("loading was cancelled by its progress callback")));
+  }
 }
 
 TEST_F(WeightsTest, SaysWhatARankDoesNotHold) {
   write(nlohmann::json::object());
-  const WeightSet set = load(plan("pp=2", 2).rank(1));
+  const WeightSet set = load(plan("pp=2", 2), 1);
   EXPECT_THAT(error_of([&] { set.matrix("model.embed_tokens.weight"); }), HasSubstr("internal: this rank holds no matrix model.embed_tokens.weight"));
   EXPECT_THAT(error_of([&] { set.vector("model.layers.0.input_layernorm.weight"); }), HasSubstr("holds no vector"));
   EXPECT_THAT(error_of([&] { set.key_up("x"); }), HasSubstr("absorbed key matrix"));

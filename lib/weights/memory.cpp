@@ -11,7 +11,7 @@ ModelConfig held_config(const ModelConfig& stored, WeightFormat weights) {
 }
 
 RankMemory rank_memory(const std::filesystem::path& folder, const Plan& plan, int world_rank, WeightFormat weights) {
-  const Checkpoint checkpoint(folder);
+  const Checkpoint checkpoint(folder, Headers::may_stand_alone);
   // The plan's config may be that of the weights as held.
   const ModelConfig config = ModelConfig::parse(read_text(checkpoint.storage(), "config.json"), checkpoint.storage().name() + "/config.json");
   const RankPlan rank = plan.rank(world_rank);

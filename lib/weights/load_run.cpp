@@ -1,0 +1,324 @@
+#include "weights/load_run.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/wait.hpp"
+#include "dsinfer/error.hpp"
+
+namespace dsinfer {
+namespace {
+
+constexpr int64_t kLongPart = int64_t{64} << 10;  // read to its place by itself; shorter ones come together
+constexpr int64_t kBypass = int64_t{1} << 20;     // from here on, reading past the page cache pays for its alignment
+
+IoEngine engine_of(ReadMethod method) {
+  switch (method) {
+    case ReadMethod::uring: return IoEngine::uring;
+    case ReadMethod::direct: return IoEngine::direct;
+    case ReadMethod::pread: return IoEngine::pread;
+    default: return IoEngine::automatic;
+  }
+}
+
+// Reads in flight: enough for a fast array from one rank; many ranks of a node share them out.
+int depth_of(const LoadTask& task) {
+  if (task.options.depth > 0) return task.options.depth;
+  const std::vector<int>& nodes = task.reads.node_of;
+  const auto ranks = std::count(nodes.begin(), nodes.end(), nodes[static_cast<size_t>(task.world.rank())]);
+  return std::max<int>(4, 32 / static_cast<int>(ranks));
+}
+
+bool remote(const LoadTask& task) { return task.checkpoint.storage().folder() == nullptr; }
+
+}  // namespace
+
+LoadRun::LoadRun(const LoadTask& task)
+    : task_(task), rank_(task.world.rank()), rank_plan_(task.plan.rank(rank_)), expected_(task.reads.ranks[static_cast<size_t>(rank_)].bytes_received),
+      queue_(make_read_queue(engine_of(task.options.method), depth_of(task), remote(task))), staging_(task.options.host_bytes / 2), handing_(task.world, task.options.host_bytes / 4) {
+  for (size_t i = 0; i < task_.pieces.size(); ++i) piece_of_[task_.pieces[i].tensor.spec] = static_cast<int>(i);
+  expected_by_phase_.resize(static_cast<size_t>(task_.reads.phases));
+  for (size_t i = 0; i < task_.reads.chunks.size(); ++i) {
+    const Chunk& c = task_.reads.chunks[i];
+    if (c.reader == rank_) {
+      mine_.push_back(static_cast<int64_t>(i));
+      continue;
+    }
+    if (!c.shared) continue;
+    for (int64_t p = c.first_part; p < c.first_part + c.num_parts; ++p) {
+      if (!holds(part(p), rank_)) continue;
+      expected_by_phase_[static_cast<size_t>(c.phase)] += part_for(task_.reads, part(p), task_.config, rank_plan_).elements() * dtype_size(tensor(part(p)).dtype);
+    }
+  }
+  total_ = task_.reads.ranks[static_cast<size_t>(rank_)].bytes_needed;
+  slots_.resize(static_cast<size_t>(2 * queue_->depth()));
+  for (size_t i = slots_.size(); i-- > 0;) idle_.push_back(i);
+}
+
+bool LoadRun::holds(const ChunkPart& p, int rank) const {
+  const auto& set = task_.reads.holder_sets[static_cast<size_t>(p.holders)];
+  return std::binary_search(set.begin(), set.end(), rank);
+}
+
+Source& LoadRun::source(int file) {
+  auto& source = sources_[file];
+  if (!source) source = task_.checkpoint.open(file);
+  return *source;
+}
+
+void LoadRun::run() {
+  Backoff backoff;
+  report(true);
+  while (!finished()) {
+    bool moved = submit();
+    moved |= collect();
+    moved |= hand_on();
+    const Handing::Heard heard = handing_.poll([&](int64_t index, int, std::string_view payload) { hold_back_or_take(index, payload); });
+    moved |= heard == Handing::Heard::work;
+    advance_phase();
+    report(false);
+    if (const std::optional<Error> failed = task_.world.failure()) throw *failed;
+    check_stall(moved, moved || heard == Handing::Heard::signs);
+    if (moved) {
+      backoff.reset();
+    } else if (in_flight_ > 0) {
+      queue_->wait(handing_.bytes_on_the_way() > 0 || received_ < expected_ ? 200 : 2000);
+    } else {
+      backoff.pause();
+    }
+  }
+  report(true);
+}
+
+bool LoadRun::finished() const {
+  return ended_ && (rank_ != 0 || handing_.all_ended());
+}
+
+// Parts of a later phase wait until all of this one have landed: they stand on them.
+void LoadRun::advance_phase() {
+  while (true) {
+    const bool own_done = in_flight_ == 0 && serving_.empty() && (next_ == mine_.size() || chunk(mine_[next_]).phase > phase_);
+    if (!own_done || received_in_phase_ < expected_by_phase_[static_cast<size_t>(phase_)]) return;
+    if (phase_ + 1 == task_.reads.phases) break;
+    ++phase_;
+    received_in_phase_ = 0;
+    auto held = std::move(held_back_);
+    held_back_.clear();
+    for (const auto& [index, payload] : held) hold_back_or_take(index, payload);
+  }
+  if (ended_ || !handing_.all_acknowledged()) return;
+  ended_ = true;
+  if (rank_ != 0) handing_.send_end();
+}
+
+bool LoadRun::submit() {
+  bool any = false;
+  while (next_ < mine_.size() && !idle_.empty() && in_flight_ < queue_->depth() && chunk(mine_[next_]).phase <= phase_) {
+    if (!submit_chunk(mine_[next_])) break;
+    ++next_;
+    any = true;
+  }
+  return any;
+}
+
+bool LoadRun::submit_chunk(int64_t index) {
+  const Chunk& c = chunk(index);
+  Source& from = source(c.file);
+  const int64_t length = c.end - c.begin;
+  const bool in_place = !c.shared && (length < kBypass || queue_->alignment() == 1 || bytes_in_page_cache(from, c.begin, length) * 10 >= length * 9);
+  const int64_t align = in_place || length < kBypass ? 1 : queue_->alignment();
+  const int64_t begin = c.begin / align * align, end = (c.end + align - 1) / align * align;
+  auto block = staging_.take(end - begin);
+  if (!block) return false;
+  const size_t number = idle_.back();
+  idle_.pop_back();
+  Slot& slot = slots_[number];
+  slot = {index, 0, begin, std::move(block), std::vector<char>(static_cast<size_t>(c.num_parts)), {}};
+  in_flight_ += 1;
+  if (in_place) submit_parts(slot, number); else submit_whole(slot, number);
+  return true;
+}
+
+void LoadRun::submit_whole(Slot& slot, uint64_t tag) {
+  const Chunk& c = chunk(slot.chunk);
+  const int64_t align = slot.base == c.begin && c.end - c.begin < kBypass ? 1 : queue_->alignment();
+  const int64_t end = (c.end + align - 1) / align * align;
+  slot.reads_left = 1;
+  bytes_read_ += end - slot.base;
+  queue_->submit({&source(c.file), slot.base, {slot.block->data(), static_cast<size_t>(end - slot.base)}, tag, slot.block});
+}
+
+// Long parts go where they stay; what lies between them comes together.
+void LoadRun::submit_parts(Slot& slot, uint64_t tag) {
+  const Chunk& c = chunk(slot.chunk);
+  Source& from = source(c.file);
+  std::vector<Read> reads;
+  int64_t run_begin = -1, run_end = -1;
+  const auto flush = [&] {
+    if (run_begin >= 0) reads.push_back({&from, run_begin, {slot.block->data() + (run_begin - slot.base), static_cast<size_t>(run_end - run_begin)}, tag, slot.block});
+    run_begin = -1;
+  };
+  for (int64_t i = 0; i < c.num_parts; ++i) {
+    const ChunkPart& p = part(c.first_part + i);
+    const int64_t offset = task_.reads.offset(p), bytes = (p.end - p.begin) * task_.reads.row_bytes(tensor(p));
+    std::byte* place = nullptr;
+    if (bytes >= kLongPart) {
+      const int piece = piece_of_.at(tensor(p).spec);
+      const int64_t first = task_.pieces[static_cast<size_t>(piece)].cut.rows.begin;
+      place = task_.landing.direct(piece, p.begin - first, p.end - first);
+    }
+    if (place) {
+      flush();
+      slot.landed[static_cast<size_t>(i)] = 1;
+      reads.push_back({&from, offset, {place, static_cast<size_t>(bytes)}, tag, nullptr});
+    } else {
+      if (run_begin < 0) run_begin = offset;
+      run_end = offset + bytes;
+    }
+  }
+  flush();
+  slot.reads_left = static_cast<int>(reads.size());
+  for (Read& read : reads) {
+    bytes_read_ += static_cast<int64_t>(read.out.size());
+    queue_->submit(std::move(read));
+  }
+}
+
+bool LoadRun::collect() {
+  bool any = false;
+  while (const std::optional<Done> done = queue_->poll()) {
+    any = true;
+    read_moved_ = Clock::now();
+    if (done->error) std::rethrow_exception(done->error);
+    Slot& slot = slots_[done->tag];
+    if (--slot.reads_left > 0) continue;
+    --in_flight_;
+    read_done(slot);
+    if (slot.peers.empty()) {
+      staging_.give_back(std::move(slot.block));
+      idle_.push_back(done->tag);
+    } else {
+      serving_.push_back(done->tag);
+    }
+  }
+  return any;
+}
+
+void LoadRun::read_done(Slot& slot) {
+  const Chunk& c = chunk(slot.chunk);
+  land_own(slot);
+  if (!c.shared) return;
+  for (int64_t p = c.first_part; p < c.first_part + c.num_parts; ++p)
+    for (const int rank : task_.reads.holder_sets[static_cast<size_t>(part(p).holders)])
+      if (rank != rank_) slot.peers.push_back(rank);
+  std::sort(slot.peers.begin(), slot.peers.end());
+  slot.peers.erase(std::unique(slot.peers.begin(), slot.peers.end()), slot.peers.end());
+  // Not all readers begin with rank 0.
+  const auto first = std::upper_bound(slot.peers.begin(), slot.peers.end(), rank_);
+  std::rotate(slot.peers.begin(), first, slot.peers.end());
+}
+
+void LoadRun::land_own(Slot& slot) {
+  const Chunk& c = chunk(slot.chunk);
+  for (int64_t i = 0; i < c.num_parts; ++i) {
+    const ChunkPart& p = part(c.first_part + i);
+    if (!holds(p, rank_)) continue;
+    const Cut mine = part_for(task_.reads, p, task_.config, rank_plan_);
+    const int64_t size = dtype_size(tensor(p).dtype), bytes = mine.elements() * size;
+    landed_ += bytes;
+    if (slot.landed[static_cast<size_t>(i)]) continue;
+    const std::byte* rows = slot.block->data() + (task_.reads.offset(p) - slot.base);
+    const int64_t row_bytes = task_.reads.row_bytes(tensor(p)), width = mine.cols.size() * size;
+    if (width == row_bytes) {
+      land(p, mine, {rows, static_cast<size_t>(bytes)});
+      continue;
+    }
+    std::string dense(static_cast<size_t>(bytes), '\0');
+    for (int64_t r = 0; r < mine.rows.size(); ++r)
+      std::memcpy(dense.data() + r * width, rows + (mine.rows.begin - p.begin + r) * row_bytes + mine.cols.begin * size, static_cast<size_t>(width));
+    land(p, mine, std::as_bytes(std::span(dense)));
+  }
+}
+
+void LoadRun::land(const ChunkPart& p, const Cut& mine, std::span<const std::byte> bytes) {
+  const int piece = piece_of_.at(tensor(p).spec);
+  const int64_t first = task_.pieces[static_cast<size_t>(piece)].cut.rows.begin;
+  task_.landing.take(piece, mine.rows.begin - first, mine.rows.end - first, bytes);
+}
+
+bool LoadRun::hand_on() {
+  bool any = false;
+  for (size_t i = 0; i < serving_.size();) {
+    const size_t number = serving_[i];
+    Slot& slot = slots_[number];
+    any |= serve(slot);
+    if (!slot.peers.empty()) {
+      ++i;
+      continue;
+    }
+    staging_.give_back(std::move(slot.block));
+    idle_.push_back(number);
+    serving_.erase(serving_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  return any;
+}
+
+bool LoadRun::serve(Slot& slot) {
+  bool any = false;
+  std::vector<int> left;
+  for (const int peer : slot.peers) {
+    const Chunk& c = chunk(slot.chunk);
+    if (!handing_.may_send(peer, c.end - c.begin)) {
+      left.push_back(peer);
+      continue;
+    }
+    handing_.send(peer, slot.chunk, payload(slot, peer));
+    any = true;
+  }
+  slot.peers = std::move(left);
+  return any;
+}
+
+// The peer's rows and columns of each part, one after the other.
+std::string LoadRun::payload(const Slot& slot, int peer) const {
+  const Chunk& c = chunk(slot.chunk);
+  const RankPlan plan = task_.plan.rank(peer);
+  std::string bytes;
+  for (int64_t i = c.first_part; i < c.first_part + c.num_parts; ++i) {
+    const ChunkPart& p = part(i);
+    if (!holds(p, peer)) continue;
+    const Cut theirs = part_for(task_.reads, p, task_.config, plan);
+    const int64_t size = dtype_size(tensor(p).dtype), row_bytes = task_.reads.row_bytes(tensor(p)), width = theirs.cols.size() * size;
+    const auto* from = reinterpret_cast<const char*>(slot.block->data() + (task_.reads.offset(p) - slot.base) + (theirs.rows.begin - p.begin) * row_bytes);
+    if (width == row_bytes) {
+      bytes.append(from, static_cast<size_t>(theirs.rows.size() * row_bytes));
+      continue;
+    }
+    for (int64_t r = 0; r < theirs.rows.size(); ++r) bytes.append(from + r * row_bytes + theirs.cols.begin * size, static_cast<size_t>(width));
+  }
+  return bytes;
+}
+
+void LoadRun::hold_back_or_take(int64_t index, std::string_view payload) {
+  if (chunk(index).phase > phase_) held_back_.emplace_back(index, payload); else take(index, payload);
+}
+
+void LoadRun::take(int64_t index, std::string_view payload) {
+  const Chunk& c = chunk(index);
+  for (int64_t i = c.first_part; i < c.first_part + c.num_parts; ++i) {
+    const ChunkPart& p = part(i);
+    if (!holds(p, rank_)) continue;
+    const Cut mine = part_for(task_.reads, p, task_.config, rank_plan_);
+    const auto bytes = static_cast<size_t>(mine.elements() * dtype_size(tensor(p).dtype));
+    if (bytes > payload.size()) throw Error(Error::internal, fmt::format("rank {}: a part of chunk {} came cut short", rank_, index));
+    land(p, mine, std::as_bytes(std::span(payload.substr(0, bytes))));
+    payload.remove_prefix(bytes);
+    received_ += static_cast<int64_t>(bytes);
+    received_in_phase_ += static_cast<int64_t>(bytes);
+    landed_ += static_cast<int64_t>(bytes);
+  }
+}
+
+}  // namespace dsinfer

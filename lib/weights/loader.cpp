@@ -1,0 +1,54 @@
+#include "weights/loader.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "core/outcome.hpp"
+#include "weights/load_run.hpp"
+
+namespace dsinfer {
+
+std::vector<int> nodes_of(World& world) {
+  std::map<std::string, int> numbers;
+  std::vector<int> nodes;
+  for (const std::string& host : world.all_gather(host_name())) nodes.push_back(numbers.emplace(host, static_cast<int>(numbers.size())).first->second);
+  return nodes;
+}
+
+ModelConfig read_config(Storage& storage) { return ModelConfig::parse(read_text(storage, "config.json"), storage.name() + "/config.json"); }
+
+RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& plan, Backend& backend, const LoadOptions& options) {
+  const auto started = std::chrono::steady_clock::now();
+  const RankPlan rank = plan.rank(world.rank());
+  const ModelConfig config = read_config(checkpoint.storage());  // the plan's may be that of the weights as held
+  const std::vector<TensorSpec> table = tensor_table(config);
+  std::vector<StoredTensor> tensors = checkpoint.resolve(config, table);
+  const std::vector<ShardPiece> pieces = shard_pieces(tensors, config, rank);
+  const auto landing = Landing::make(checkpoint, pieces, config, rank, backend, options.weights);
+  ReadPlanOptions blocks;
+  blocks.format = options.weights;
+  const ReadPlan reads = make_read_plan(std::move(tensors), config, plan, nodes_of(world), blocks);
+  const auto mail = world.split(0, world.rank());
+  mail->set_stall_timeout(world.stall_timeout());
+  RankWeights loaded;
+  {
+    LoadRun run({checkpoint, reads, config, plan, *mail, pieces, *landing, options});
+    run.run();
+    loaded.report.bytes_read = run.bytes_read();
+    loaded.report.bytes_received = run.bytes_received();
+    loaded.report.host_peak_bytes = run.host_peak_bytes();
+    loaded.report.method = run.method();
+  }
+  loaded.weights = landing->finish([&] {
+    if (const std::optional<Error> failed = world.failure()) throw *failed;
+  });
+  loaded.report.bytes_held = loaded.weights.bytes();
+  for (size_t node = 0; node < reads.node_read.size(); ++node)
+    if (reads.node_needed[node] > 0)
+      loaded.report.read_amplification = std::max(node == 0 ? 0 : loaded.report.read_amplification, static_cast<double>(reads.node_read[node]) / static_cast<double>(reads.node_needed[node]));
+  loaded.report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  return loaded;
+}
+
+}  // namespace dsinfer

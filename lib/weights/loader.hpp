@@ -1,0 +1,24 @@
+/// Loading a rank's weights: from its shard cache, or by the ReadPlan together with the other ranks.
+#pragma once
+#include "backend/backend.hpp"
+#include "dsinfer/loader.hpp"
+#include "weights/checkpoint.hpp"
+#include "weights/weight_set.hpp"
+
+namespace dsinfer {
+
+struct RankWeights {
+  WeightSet weights;
+  LoadReport report;
+};
+
+/// Collective over `world`, inside a phase that all ranks are in: throws on this rank alone. All ranks pass the same plan, options and checkpoint.
+DSINFER_INTERNAL RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& plan, Backend& backend, const LoadOptions& options);
+
+/// World rank → node: ranks with the same host name, numbered in the order of their first rank. Collective.
+DSINFER_INTERNAL std::vector<int> nodes_of(World& world);
+
+/// The config of a model, wherever it lies.
+DSINFER_INTERNAL ModelConfig read_config(Storage& storage);
+
+}  // namespace dsinfer
