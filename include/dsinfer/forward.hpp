@@ -26,7 +26,8 @@ struct ForwardOptions {
   int64_t page_size = 16;             ///< positions in a cache page
   int64_t num_pages = 0;              ///< pages of each dp rank; 0 = as max_sequences and max_len want, within memory
   bool w8a8 = false;                  ///< FP8 weights: quantise activations too (oracle of the GPU arithmetic)
-  ProgressCallback progress;          ///< of loading
+  LoadOptions load;                   ///< how weights are read, and what they are held as
+  ProgressCallback progress;          ///< of loading; if given, takes the place of load.progress
 };
 
 /// Consecutive rows of one sequence. The caller owns page numbers: pages[i] holds positions i·page_size …; the same numbers on every step.

@@ -9,7 +9,7 @@
 #include "model/attention.hpp"
 #include "model/handshake.hpp"
 #include "model/moe.hpp"
-#include "weights/shard_loader.hpp"
+#include "weights/loader.hpp"
 
 namespace dsinfer {
 namespace {
@@ -54,7 +54,8 @@ void check_sizes(const ForwardOptions& o) {
 struct Model::Impl {
   World& world;
   ForwardOptions options;
-  ModelConfig config;
+  std::optional<Checkpoint> checkpoint;  // until the weights are there
+  ModelConfig config;                    // of the weights as held
   Plan plan;
   RankPlan rank;
   HostShare share;
@@ -80,13 +81,15 @@ struct Model::Impl {
     std::string fingerprint;
     in_agreement(world, [&] {
       check_sizes(options);
-      config = ModelConfig::load(options.model);
+      if (options.progress) options.load.progress = options.progress;
+      checkpoint.emplace(options.model);
+      config = held_config(read_config(checkpoint->storage()), options.load.weights);
       if (options.max_len == 0) options.max_len = config.max_position_embeddings;
       if (options.max_len > config.max_position_embeddings) {
         throw Error(Error::invalid_argument, fmt::format("max_len is {}, but max_position_embeddings of {} is {}", options.max_len, options.model.string(),
                                                          config.max_position_embeddings));
       }
-      fingerprint = Checkpoint(options.model).fingerprint();
+      fingerprint = checkpoint->fingerprint();
     });
     check_same_everywhere(world, options, fingerprint);
     plan = agree_on_plan(world, config, options.plan);
@@ -116,7 +119,7 @@ struct Model::Impl {
     in_agreement(world, [&] {
       Arena counting = Arena::counting();
       Workspace(counting, config, rank, options.max_tokens, options.max_sequences, max_pages);
-      need.weights = rank_memory(options.model, plan, world.rank()).weight_bytes;
+      need.weights = rank_memory(*checkpoint, plan, world.rank(), options.load.weights).weight_bytes;
       need.activations = static_cast<int64_t>(counting.peak()) + options.max_len * config.qk_rope_head_dim * 4;
       need.cache_page = KvCache::page_bytes(config, rank.layers.size(), options.page_size);
       available = static_cast<int64_t>(backend->available_bytes());
@@ -134,9 +137,8 @@ struct Model::Impl {
   }
 
   void load() {
-    weights = load_weights(options.model, config, rank, *backend, options.progress, [&] {
-      if (const std::optional<Error> failed = world.failure()) throw *failed;
-    });
+    weights = load_rank(world, *checkpoint, plan, *backend, options.load).weights;
+    checkpoint.reset();
     std::vector<float> table = make_rope_table(config, options.max_len);
     rope_buffer = backend->allocate(table.size() * sizeof(float));
     const TensorView rope = rope_buffer.view(DType::f32, {options.max_len, config.qk_rope_head_dim});

@@ -18,6 +18,9 @@ DSINFER_INTERNAL RankWeights load_rank(World& world, const Checkpoint& checkpoin
 /// World rank → node: ranks with the same host name, numbered in the order of their first rank. Collective.
 DSINFER_INTERNAL std::vector<int> nodes_of(World& world);
 
+/// As the public one.
+DSINFER_INTERNAL RankMemory rank_memory(const Checkpoint& checkpoint, const Plan& plan, int world_rank, WeightFormat weights);
+
 /// The config of a model, wherever it lies.
 DSINFER_INTERNAL ModelConfig read_config(Storage& storage);
 

@@ -1,5 +1,6 @@
 #include "dsinfer/loader.hpp"
 #include "weights/layout.hpp"
+#include "weights/loader.hpp"
 
 namespace dsinfer {
 
@@ -11,9 +12,11 @@ ModelConfig held_config(const ModelConfig& stored, WeightFormat weights) {
 }
 
 RankMemory rank_memory(const std::filesystem::path& folder, const Plan& plan, int world_rank, WeightFormat weights) {
-  const Checkpoint checkpoint(folder, Headers::may_stand_alone);
-  // The plan's config may be that of the weights as held.
-  const ModelConfig config = ModelConfig::parse(read_text(checkpoint.storage(), "config.json"), checkpoint.storage().name() + "/config.json");
+  return rank_memory(Checkpoint(folder, Headers::may_stand_alone), plan, world_rank, weights);
+}
+
+RankMemory rank_memory(const Checkpoint& checkpoint, const Plan& plan, int world_rank, WeightFormat weights) {
+  const ModelConfig config = read_config(checkpoint.storage());  // the plan's may be that of the weights as held
   const RankPlan rank = plan.rank(world_rank);
   const std::vector<TensorSpec> table = tensor_table(config);
   const std::vector<ShardPiece> pieces = shard_pieces(checkpoint.resolve(config, table), config, rank);

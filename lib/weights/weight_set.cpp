@@ -18,4 +18,14 @@ TensorView WeightSet::vector(const std::string& name) const { return lookup(vect
 const Weight& WeightSet::key_up(const std::string& kv_b_name) const { return lookup(key_up_, kv_b_name, "absorbed key matrix of"); }
 const Weight& WeightSet::value_up(const std::string& kv_b_name) const { return lookup(value_up_, kv_b_name, "absorbed value matrix of"); }
 
+void WeightSet::each(const std::function<void(const std::string&, const TensorView&)>& call) const {
+  for (const auto& [name, view] : vectors_) call(name, view);
+  for (const auto& [name, weight] : matrices_) {
+    call(name, weight.data);
+    if (weight.scale) call(name + "_scale_inv", weight.scale);
+  }
+  for (const auto& [name, weight] : key_up_) call(name + "#key_up", weight.data);
+  for (const auto& [name, weight] : value_up_) call(name + "#value_up", weight.data);
+}
+
 }  // namespace dsinfer

@@ -1,5 +1,6 @@
 /// WeightSet: all weights of one rank, by checkpoint name, cut as its RankPlan says.
 #pragma once
+#include <functional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -26,6 +27,8 @@ class WeightSet {
     const auto it = fused_.find(first);
     return it == fused_.end() ? nullptr : &it->second;
   }
+  /// Every view of memory by name: matrices and vectors by their own, "…_scale_inv" for scales, "…#key_up" and "…#value_up" for absorbed copies.
+  DSINFER_INTERNAL void each(const std::function<void(const std::string& name, const TensorView& view)>& call) const;
   bool has(const std::string& name) const { return matrices_.count(name) || vectors_.count(name); }
   /// Bytes held, absorbed copies and scales included. Equals rank_memory(…).weight_bytes of the plan.
   int64_t bytes() const { return bytes_; }
