@@ -82,7 +82,7 @@ struct Model::Impl {
     in_agreement(world, [&] {
       check_sizes(options);
       if (options.progress) options.load.progress = options.progress;
-      checkpoint.emplace(options.model);
+      checkpoint.emplace(open_model(options.model, options.load));
       config = held_config(read_config(checkpoint->storage()), options.load.weights);
       if (options.max_len == 0) options.max_len = config.max_position_embeddings;
       if (options.max_len > config.max_position_embeddings) {

@@ -28,7 +28,7 @@ class RankLanding final : public Landing {
       if (!tensor.vector && !backend.supports(tensor.format))
         throw Error(Error::unsupported, fmt::format("tensor {} is held as {}, which the {} backend cannot compute with", tensor.name, format_name(tensor.format), backend.name()));
     check_memory(layout_.buffer_bytes, rank, backend);
-    buffer_ = backend.allocate(static_cast<size_t>(std::max<int64_t>(layout_.buffer_bytes, 1)));
+    buffer_ = std::make_shared<Buffer>(backend.allocate(static_cast<size_t>(std::max<int64_t>(layout_.buffer_bytes, 1))));
     landers_.reserve(pieces.size());
     for (size_t i = 0; i < pieces.size(); ++i) {
       const ShardPiece& piece = pieces[i];
@@ -62,10 +62,12 @@ class RankLanding final : public Landing {
       absorb(tensor);
       if (poll) poll();
     }
-    return WeightSetBuilder::build(layout_, std::move(buffer_), config_);
+    const std::shared_ptr<Buffer> shared = std::move(buffer_);
+    return WeightSetBuilder::build(layout_, Buffer(shared->data(), shared->size(), shared->place(), [shared](std::byte*) {}), config_);
   }
 
   const HeldLayout& layout() const override { return layout_; }
+  std::shared_ptr<void> memory() const override { return buffer_; }
 
  private:
   struct Piece {
@@ -85,10 +87,10 @@ class RankLanding final : public Landing {
     const TensorSpec& spec = *piece.tensor.spec;
     const DType stored = piece.tensor.dtype;
     if (held.vector) {
-      const TensorView target = held_vector(held, buffer_.data(), buffer_.place());
+      const TensorView target = held_vector(held, buffer_->data(), buffer_->place());
       return stored == DType::f32 ? land_as_stored(room_, target) : land_widened(room_, target, stored, name, false);
     }
-    const Weight target = held_matrix(held, buffer_.data(), buffer_.place());
+    const Weight target = held_matrix(held, buffer_->data(), buffer_->place());
     if (spec.is_scale) {
       if (held.format == Format::fp8_block) return land_widened(room_, target.scale, stored, name, true);
       const auto scales = scales_of(tensor);
@@ -125,10 +127,10 @@ class RankLanding final : public Landing {
   // key_up[h] = W_UKᵀ, value_up[h] = W_UV of head h, from the matrix as held, decoded before the cut so that blocks may straddle the two.
   void absorb(const HeldTensor& tensor) {
     std::vector<std::byte> data, scale;
-    Weight weight = held_matrix(tensor, buffer_.data(), buffer_.place());
+    Weight weight = held_matrix(tensor, buffer_->data(), buffer_->place());
     weight.data = on_host(weight.data, data);
     weight.scale = on_host(weight.scale, scale);
-    const TensorView key_up = held_key_up(tensor, config_, buffer_.data(), buffer_.place()), value_up = held_value_up(tensor, config_, buffer_.data(), buffer_.place());
+    const TensorView key_up = held_key_up(tensor, config_, buffer_->data(), buffer_->place()), value_up = held_value_up(tensor, config_, buffer_->data(), buffer_->place());
     const int64_t latent = config_.kv_lora_rank, nope = config_.qk_nope_head_dim, value = config_.v_head_dim;
     std::vector<float> rows(static_cast<size_t>((nope + value) * latent)), key(static_cast<size_t>(nope * latent));
     for (int64_t h = 0; h < key_up.dim(0); ++h) {
@@ -143,7 +145,7 @@ class RankLanding final : public Landing {
   const ModelConfig config_;
   LandingRoom room_;
   HeldLayout layout_;
-  Buffer buffer_;
+  std::shared_ptr<Buffer> buffer_;
   std::vector<Piece> landers_;
   std::unordered_map<int, std::shared_ptr<BlockScales>> kept_;
 };

@@ -31,6 +31,8 @@ class DSINFER_INTERNAL Landing {
   /// After every row of every piece: absorbs, checks that all is there, gives the weights. `poll` is called now and then; may throw.
   virtual WeightSet finish(const std::function<void()>& poll) = 0;
   virtual const HeldLayout& layout() const = 0;
+  /// Keeps the rank's buffer alive: for reads that the system may still hold when a load is given up.
+  virtual std::shared_ptr<void> memory() const = 0;
 };
 
 }  // namespace dsinfer

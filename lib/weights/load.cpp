@@ -48,7 +48,7 @@ LoadedWeights load(World& world, const std::filesystem::path& model, const Plan&
     if (plan.world_size != world.size())
       throw Error(Error::plan_refused, "the plan " + plan.spec() + " is for " + std::to_string(plan.world_size) + " ranks, but " + std::to_string(world.size()) + " are here");
     impl->backend = make_backend(device, {});
-    const Checkpoint checkpoint(model);
+    const Checkpoint checkpoint(open_model(model, options));
     check_same(world, checkpoint.fingerprint() + plan.to_json() + std::to_string(static_cast<int>(options.weights)));
     impl->loaded = load_rank(world, checkpoint, plan, *impl->backend, options);
   });

@@ -37,7 +37,7 @@ bool remote(const LoadTask& task) { return task.checkpoint.storage().folder() ==
 
 LoadRun::LoadRun(const LoadTask& task)
     : task_(task), rank_(task.world.rank()), rank_plan_(task.plan.rank(rank_)), expected_(task.reads.ranks[static_cast<size_t>(rank_)].bytes_received),
-      queue_(make_read_queue(engine_of(task.options.method), depth_of(task), remote(task))), staging_(task.options.host_bytes / 2), handing_(task.world, task.options.host_bytes / 4) {
+      staging_(task.options.host_bytes / 2), handing_(task.world, task.options.host_bytes / 4), queue_(make_read_queue(engine_of(task.options.method), depth_of(task), remote(task))) {
   for (size_t i = 0; i < task_.pieces.size(); ++i) piece_of_[task_.pieces[i].tensor.spec] = static_cast<int>(i);
   expected_by_phase_.resize(static_cast<size_t>(task_.reads.phases));
   for (size_t i = 0; i < task_.reads.chunks.size(); ++i) {
@@ -62,10 +62,16 @@ bool LoadRun::holds(const ChunkPart& p, int rank) const {
   return std::binary_search(set.begin(), set.end(), rank);
 }
 
-Source& LoadRun::source(int file) {
+const std::shared_ptr<Source>& LoadRun::source(int file) {
   auto& source = sources_[file];
   if (!source) source = task_.checkpoint.open(file);
-  return *source;
+  return source;
+}
+
+// A read that the system still holds when the load is given up keeps its source and its memory.
+void LoadRun::read(const std::shared_ptr<Source>& from, int64_t offset, std::span<std::byte> out, uint64_t tag, std::shared_ptr<void> memory) {
+  bytes_read_ += static_cast<int64_t>(out.size());
+  queue_->submit({from.get(), offset, out, tag, std::make_shared<std::pair<std::shared_ptr<Source>, std::shared_ptr<void>>>(from, std::move(memory))});
 }
 
 void LoadRun::run() {
@@ -125,9 +131,9 @@ bool LoadRun::submit() {
 
 bool LoadRun::submit_chunk(int64_t index) {
   const Chunk& c = chunk(index);
-  Source& from = source(c.file);
+  const std::shared_ptr<Source>& from = source(c.file);
   const int64_t length = c.end - c.begin;
-  const bool in_place = !c.shared && (length < kBypass || queue_->alignment() == 1 || bytes_in_page_cache(from, c.begin, length) * 10 >= length * 9);
+  const bool in_place = !c.shared && (length < kBypass || queue_->alignment() == 1 || bytes_in_page_cache(*from, c.begin, length) * 10 >= length * 9);
   const int64_t align = in_place || length < kBypass ? 1 : queue_->alignment();
   const int64_t begin = c.begin / align * align, end = (c.end + align - 1) / align * align;
   auto block = staging_.take(end - begin);
@@ -146,18 +152,21 @@ void LoadRun::submit_whole(Slot& slot, uint64_t tag) {
   const int64_t align = slot.base == c.begin && c.end - c.begin < kBypass ? 1 : queue_->alignment();
   const int64_t end = (c.end + align - 1) / align * align;
   slot.reads_left = 1;
-  bytes_read_ += end - slot.base;
-  queue_->submit({&source(c.file), slot.base, {slot.block->data(), static_cast<size_t>(end - slot.base)}, tag, slot.block});
+  read(source(c.file), slot.base, {slot.block->data(), static_cast<size_t>(end - slot.base)}, tag, slot.block);
 }
 
 // Long parts go where they stay; what lies between them comes together.
 void LoadRun::submit_parts(Slot& slot, uint64_t tag) {
   const Chunk& c = chunk(slot.chunk);
-  Source& from = source(c.file);
-  std::vector<Read> reads;
+  struct Piece {
+    int64_t offset;
+    std::span<std::byte> out;
+    std::shared_ptr<void> memory;
+  };
+  std::vector<Piece> reads;  // counted before the first is submitted: it may end at once
   int64_t run_begin = -1, run_end = -1;
   const auto flush = [&] {
-    if (run_begin >= 0) reads.push_back({&from, run_begin, {slot.block->data() + (run_begin - slot.base), static_cast<size_t>(run_end - run_begin)}, tag, slot.block});
+    if (run_begin >= 0) reads.push_back({run_begin, {slot.block->data() + (run_begin - slot.base), static_cast<size_t>(run_end - run_begin)}, slot.block});
     run_begin = -1;
   };
   for (int64_t i = 0; i < c.num_parts; ++i) {
@@ -172,7 +181,7 @@ void LoadRun::submit_parts(Slot& slot, uint64_t tag) {
     if (place) {
       flush();
       slot.landed[static_cast<size_t>(i)] = 1;
-      reads.push_back({&from, offset, {place, static_cast<size_t>(bytes)}, tag, nullptr});
+      reads.push_back({offset, {place, static_cast<size_t>(bytes)}, task_.landing.memory()});
     } else {
       if (run_begin < 0) run_begin = offset;
       run_end = offset + bytes;
@@ -180,10 +189,7 @@ void LoadRun::submit_parts(Slot& slot, uint64_t tag) {
   }
   flush();
   slot.reads_left = static_cast<int>(reads.size());
-  for (Read& read : reads) {
-    bytes_read_ += static_cast<int64_t>(read.out.size());
-    queue_->submit(std::move(read));
-  }
+  for (Piece& piece : reads) read(source(c.file), piece.offset, piece.out, tag, std::move(piece.memory));
 }
 
 bool LoadRun::collect() {

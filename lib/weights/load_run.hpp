@@ -52,7 +52,8 @@ class LoadRun {
   const ChunkPart& part(int64_t i) const { return task_.reads.parts[static_cast<size_t>(i)]; }
   const StoredTensor& tensor(const ChunkPart& p) const { return task_.reads.tensors[static_cast<size_t>(p.tensor)]; }
   bool holds(const ChunkPart& p, int rank) const;
-  Source& source(int file);
+  const std::shared_ptr<Source>& source(int file);
+  void read(const std::shared_ptr<Source>& from, int64_t offset, std::span<std::byte> out, uint64_t tag, std::shared_ptr<void> memory);
 
   bool submit();                               // as many chunks as there is room for; whether any
   bool submit_chunk(int64_t index);
@@ -79,10 +80,9 @@ class LoadRun {
   std::unordered_map<const TensorSpec*, int> piece_of_;
   std::vector<int64_t> mine_;                  // chunks that this rank reads, in order
   std::vector<int64_t> expected_by_phase_;
-  std::unique_ptr<ReadQueue> queue_;
   Staging staging_;
   Handing handing_;
-  std::unordered_map<int, std::unique_ptr<Source>> sources_;
+  std::unordered_map<int, std::shared_ptr<Source>> sources_;
   std::vector<Slot> slots_;
   std::vector<size_t> idle_;                   // slots without a chunk
   std::deque<size_t> serving_;                 // read, and to be handed on
@@ -93,6 +93,7 @@ class LoadRun {
   Clock::time_point started_ = Clock::now(), reported_{}, told_{}, beaten_{}, read_moved_ = Clock::now(), moved_ = Clock::now();
   bool moved_since_beat_ = false, ended_ = false;
   std::deque<std::pair<Clock::time_point, int64_t>> recent_;  // all ranks' bytes, for the rate
+  std::unique_ptr<ReadQueue> queue_;           // goes first: what it reads into must be there still
 };
 
 }  // namespace dsinfer

@@ -16,6 +16,12 @@ std::vector<int> nodes_of(World& world) {
   return nodes;
 }
 
+std::shared_ptr<Storage> open_model(const std::filesystem::path& model, const LoadOptions& options) {
+  StorageOptions storage;
+  storage.cache = options.download_cache;
+  return open_storage(model.string(), storage);
+}
+
 ModelConfig read_config(Storage& storage) { return ModelConfig::parse(read_text(storage, "config.json"), storage.name() + "/config.json"); }
 
 RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& plan, Backend& backend, const LoadOptions& options) {

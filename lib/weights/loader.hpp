@@ -21,6 +21,9 @@ DSINFER_INTERNAL std::vector<int> nodes_of(World& world);
 /// As the public one.
 DSINFER_INTERNAL RankMemory rank_memory(const Checkpoint& checkpoint, const Plan& plan, int world_rank, WeightFormat weights);
 
+/// The folder or URL that names a model.
+DSINFER_INTERNAL std::shared_ptr<Storage> open_model(const std::filesystem::path& model, const LoadOptions& options);
+
 /// The config of a model, wherever it lies.
 DSINFER_INTERNAL ModelConfig read_config(Storage& storage);
 

@@ -3,9 +3,8 @@
 #include <chrono>
 
 #include "dsinfer/error.hpp"
-#include "dsinfer/loader.hpp"
 #include "storage/read_queue.hpp"
-#include "weights/checkpoint.hpp"
+#include "weights/loader.hpp"
 #include "weights/staging.hpp"
 
 namespace dsinfer {
@@ -13,14 +12,14 @@ namespace {
 
 constexpr int64_t kBlock = int64_t{8} << 20;
 
-struct Place {
+struct Piece {
   Source* source;
   int64_t offset, bytes;
 };
 
 // Blocks in an order that strides over all files, so that a part that lies in memory or on a fast disk does not speak for the rest.
-std::vector<Place> places(const std::vector<std::unique_ptr<Source>>& sources) {
-  std::vector<Place> all, mixed;
+std::vector<Piece> places(const std::vector<std::unique_ptr<Source>>& sources) {
+  std::vector<Piece> all, mixed;
   for (const auto& source : sources)
     for (int64_t offset = 0; offset < source->size(); offset += kBlock) all.push_back({source.get(), offset, std::min(kBlock, source->size() - offset)});
   constexpr size_t kStride = 61;  // prime, so that every block comes once unless the number of blocks is a multiple of it
@@ -33,11 +32,11 @@ std::vector<Place> places(const std::vector<std::unique_ptr<Source>>& sources) {
 
 double probe_storage(const std::filesystem::path& model, const LoadOptions& options, double seconds) {
   if (!(seconds > 0) || seconds > 600) throw Error(Error::invalid_argument, "the probe's seconds are " + std::to_string(seconds) + ", expected more than 0, at most 600");
-  const Checkpoint checkpoint(model, Headers::may_stand_alone);
+  const Checkpoint checkpoint(open_model(model, options), Headers::may_stand_alone);
   std::vector<std::unique_ptr<Source>> sources;
   for (size_t file = 0; file < checkpoint.files().size(); ++file) sources.push_back(checkpoint.open(static_cast<int>(file)));
   const auto queue = make_read_queue(IoEngine::automatic, options.depth, checkpoint.storage().folder() == nullptr);
-  const std::vector<Place> blocks = places(sources);
+  const std::vector<Piece> blocks = places(sources);
   std::vector<std::shared_ptr<StagingBlock>> memory;
   std::vector<uint64_t> idle;
   for (int i = 0; i < queue->depth(); ++i) {
@@ -55,7 +54,7 @@ double probe_storage(const std::filesystem::path& model, const LoadOptions& opti
     while (!idle.empty() && next < blocks.size() && elapsed() < seconds) {
       const uint64_t slot = idle.back();
       idle.pop_back();
-      const Place& place = blocks[next++];
+      const Piece& place = blocks[next++];
       bytes[slot] = place.bytes;
       // An aligned length reaches past the end of the file by less than the alignment.
       const int64_t align = queue->alignment(), length = (place.bytes + align - 1) / align * align;
