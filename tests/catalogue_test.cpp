@@ -80,6 +80,21 @@ TEST(Catalogue, RecognisesWhatDriversAndBusesPrint) {
   for (const char* name : {"", "NVIDIA", "Matrox G200", "NVIDIA H1000", "NVIDIA T4", "ASPEED Graphics Family"}) EXPECT_EQ(shipped().match(name, 0), nullptr) << name;
 }
 
+// Numbers as pci.ids (2023, 2026) and NVIDIA's list of supported GPUs (open-gpu-kernel-modules, README) give them.
+TEST(Catalogue, RecognisesNumbersOnTheBus) {
+  const std::pair<uint32_t, const char*> devices[] = {{0x2330, "h100-80g"}, {0x2331, "h100-pcie-80g"}, {0x2335, "h200-141g"}, {0x2329, "h20-96g"}, {0x20b0, "a100-40g"}, {0x20b2, "a100-80g"},
+                                                      {0x20f3, "a800-80g"}, {0x26b9, "l40s-48g"}, {0x26ba, "l20-48g"}, {0x2684, "rtx4090-24g"}, {0x2901, "b200-180g"}};
+  for (const auto& [device, id] : devices) {
+    ASSERT_TRUE(shipped().match_pci(0x10de, device)) << id;
+    EXPECT_EQ(shipped().match_pci(0x10de, device)->id, id);
+  }
+  EXPECT_EQ(shipped().match_pci(0x10de, 0x1234), nullptr);
+  EXPECT_EQ(shipped().match_pci(0x1002, 0x2330), nullptr);
+  std::set<std::string> seen;
+  for (const GpuKind& kind : shipped().gpus)
+    for (const std::string& id : kind.pci) EXPECT_TRUE(seen.insert(id).second) << id;
+}
+
 TEST(Catalogue, TakesTheSmallestVariantWhereMemoryIsUnknown) { EXPECT_EQ(shipped().match("NVIDIA A100", 0)->id, "a100-40g"); }
 
 TEST(Catalogue, NamesWhatThereIsWhenAskedForSomethingElse) {
@@ -128,6 +143,7 @@ TEST(Catalogue, NamesFileAndKeyOfABadEntry) {
       {R"({"format": "dsinfer-catalogue-1", "gpus": [{"id": "a", "memory_mib": 1, "memory_gb_per_s": -2}]})", "key \"memory_gb_per_s\" is -2"},
       {R"({"format": "dsinfer-catalogue-1", "gpus": [{"id": "a", "memory_mib": 1, "memory_gbps": 2}]})", "key \"memory_gbps\" is unknown; expected one of: bf16_tflops"},
       {R"({"format": "dsinfer-catalogue-1", "gpus": [{"id": "A", "memory_mib": 1, "memory_gb_per_s": 2}]})", "expected a name in lower case"},
+      {R"({"format": "dsinfer-catalogue-1", "gpus": [{"id": "a", "pci": ["2330"]}]})", "key \"pci\" is \"2330\""},
       {R"({"format": "dsinfer-catalogue-1", "gpus": [{"id": "a", "like": "b"}]})", "key \"like\" is \"b\""},
       {R"({"format": "dsinfer-catalogue-1", "gpus": [{"id": "a", "like": "l4-24g"}, {"id": "a", "like": "l4-24g"}]})", "gpus[1]: key \"id\" is \"a\", expected an id that no other"},
       {R"({"format": "dsinfer-catalogue-1", "links": [{"id": "a", "transport": "smoke"}]})", "key \"transport\" is \"smoke\""},
@@ -168,15 +184,15 @@ TEST(Fleet, JoinsGpusWithoutNvlinkByPcie) {
 
 TEST(Fleet, RefusesNonsenseByName) {
   const auto refusal = [](int nodes, int gpus, const char* gpu, const char* between, const char* inside = "") { return error_of([&] { describe_fleet(shipped(), nodes, gpus, gpu, between, inside); }); };
-  EXPECT_THAT(refusal(0, 8, "h20-96g", "ib400x8"), HasSubstr("invalid_argument: nodes is 0, expected 1 … 1048576"));
+  EXPECT_THAT(refusal(0, 8, "h20-96g", "ib400x8"), HasSubstr("invalid_argument: nodes is 0, expected 1 … 131072"));
   EXPECT_THAT(refusal(-3, 8, "h20-96g", "ib400x8"), HasSubstr("nodes is -3"));
   EXPECT_THAT(refusal(1'000'000'000, 8, "h20-96g", "ib400x8"), HasSubstr("nodes is 1000000000"));
   EXPECT_THAT(refusal(2, 65, "h20-96g", "ib400x8"), HasSubstr("gpus_per_node is 65, expected 1 … 64"));
-  EXPECT_THAT(refusal(1 << 20, 64, "h20-96g", "ib400x8"), HasSubstr("nodes · gpus_per_node = 1048576 · 64 = 67108864, expected at most 1048576"));
+  EXPECT_THAT(refusal(1 << 17, 64, "h20-96g", "ib400x8"), HasSubstr("nodes · gpus_per_node = 131072 · 64 = 8388608, expected at most 131072"));
   EXPECT_THAT(refusal(2, 8, "h21", "ib400x8"), HasSubstr("not_found: gpu \"h21\""));
   EXPECT_THAT(refusal(2, 8, "h20-96g", ""), HasSubstr("invalid_argument: link: 2 nodes have to be joined"));
   EXPECT_THAT(refusal(2, 8, "l20-48g", "ib400x8", "nvlink"), HasSubstr("invalid_argument: link \"nvlink\": gpu \"l20-48g\" has no NVLink"));
-  EXPECT_EQ(describe_fleet(shipped(), 131072, 8, "h20-96g", "ib400x8").gpus.size(), 1048576u);
+  EXPECT_EQ(describe_fleet(shipped(), 16384, 8, "h20-96g", "ib400x8").gpus.size(), 131072u);
 }
 
 // A node as discovery leaves it: eight GPUs on an NVSwitch, eight HCAs of 400 Gb/s.
@@ -235,6 +251,28 @@ TEST(FleetOfCluster, CountsTheMemoryThatTheMachineReports) {
   EXPECT_THAT(least.notes, ElementsAre(HasSubstr("70000 MiB, the catalogue says 81559 MiB")));
   for (Gpu& gpu : node.gpus) gpu.memory_bytes = 0;
   EXPECT_THAT(fleet_from({node}).notes, ElementsAre(HasSubstr("81559 MiB is assumed")));
+}
+
+TEST(FleetOfCluster, KnowsNamelessGpusByTheirNumberOnTheBus) {
+  Node node = dgx("alpha");
+  for (Gpu& gpu : node.gpus) {
+    gpu.name.clear(), gpu.memory_bytes = 0, gpu.bus_id = "0000:1" + std::to_string(&gpu - node.gpus.data()) + ":00.0";
+    PciDevice device;
+    device.bus_id = gpu.bus_id, device.class_code = 0x030200, device.vendor = 0x10de, device.device = 0x2330;
+    node.pci.push_back(device);
+  }
+  const Fleet fleet = fleet_from({node});
+  EXPECT_EQ(fleet.gpu.id, "h100-80g");
+  EXPECT_EQ(fleet.gpus_per_node, 8);
+  EXPECT_THAT(fleet.notes, testing::Contains(HasSubstr("10de:2330 is h100-80g")));
+  for (PciDevice& device : node.pci) device.device = 0x1234;
+  EXPECT_THAT(error_of([&] { fleet_from({node}); }), AllOf(HasSubstr("plan_refused"), HasSubstr("10de:1234"), HasSubstr("pci")));
+}
+
+TEST(FleetOfCluster, TellsWhyOfEachVariable) {
+  Node node = dgx("alpha");
+  node.network.environment = {{"NCCL_IB_HCA", "=mlx5_0", "nearest to each GPU", false}};
+  EXPECT_EQ(fleet_from({node}).environment_reasons.at("NCCL_IB_HCA"), "nearest to each GPU");
 }
 
 TEST(FleetOfCluster, SeesIslandsOfBridgedGpus) {

@@ -29,6 +29,7 @@ enum class CachePrecision { bf16, fp8, fp8_scaled };
 struct GpuKind {
   std::string id;                  ///< "h20-96g"
   std::vector<std::string> names;  ///< what drivers call it: "NVIDIA H20", "H20-3e"
+  std::vector<std::string> pci;    ///< vendor and device on the bus: "10de:2329"; where a source gives no name
   int64_t memory_bytes = 0;        ///< as the driver reports it (NVML), not the marketing figure
   double compute_capability = 0;   ///< 9.0; 0 for other makers
   bool fp8_units = false;
@@ -75,6 +76,7 @@ struct Fleet {
   std::vector<std::string> node_names;
   std::vector<FleetGpu> gpus;      ///< nodes × gpus_per_node, in node order
   std::map<std::string, std::string> environment;  ///< of the network, where a cluster was discovered
+  std::map<std::string, std::string> environment_reasons;  ///< why, by variable
   std::vector<std::string> notes;  ///< what was assumed, what differs between nodes
   std::shared_ptr<const Curves> curves;  ///< measured ones; null: the shipped
   int num_gpus() const { return nodes * gpus_per_node; }
@@ -93,6 +95,8 @@ struct DSINFER_API Catalogue {
   const GpuKind& gpu(std::string_view id) const;
   /// The kind whose names match what a driver reports, memory deciding between variants; nullptr if none does.
   const GpuKind* match(std::string_view driver_name, int64_t memory_bytes) const;
+  /// The kind that has this PCI vendor and device; nullptr if none does.
+  const GpuKind* match_pci(uint32_t vendor, uint32_t device) const;
   /// "nvlink", "pcie", or transport + Gb/s + "x" + NICs a node: "roce400x8", "ib200x1", "erdma", "socket25x1".
   LinkKind link(std::string_view id, int gpus_per_node) const;
 };

@@ -127,6 +127,7 @@ std::string SolveAnswer::to_json() const {
   json["advice"] = OrderedJson::array();
   for (const Advice& a : advice) json["advice"].push_back({{"change", a.change}, {"text", a.text}, {"plan", a.plan}});
   json["environment"] = fleet.environment;
+  json["environment_reasons"] = fleet.environment_reasons;
   json["fleet"] = fleet_json(fleet);
   json["request"] = request_json(request);
   json["plans_considered"] = plans_considered, json["plans_legal"] = plans_legal, json["plans_fitting"] = plans_fitting;

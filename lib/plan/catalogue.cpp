@@ -39,11 +39,20 @@ void only_keys(const JsonObject& o, const std::set<std::string>& known) {
     if (!known.contains(key)) throw Error(Error::bad_format, fmt::format("{}: key \"{}\" is unknown; expected one of: {}", o.origin(), key, fmt::join(known, ", ")));
 }
 
-std::vector<std::string> names_of(const JsonObject& o, const std::vector<std::string>& fallback) {
-  if (!o.has("names")) return fallback;
-  const Json& list = o.at("names");
-  if (!list.is_array() || !std::all_of(list.begin(), list.end(), [](const Json& name) { return name.is_string(); })) bad(o, "names", list.type_name(), "a list of strings");
+std::vector<std::string> strings_of(const JsonObject& o, const char* key) {
+  if (!o.has(key)) return {};
+  const Json& list = o.at(key);
+  if (!list.is_array() || !std::all_of(list.begin(), list.end(), [](const Json& name) { return name.is_string(); })) bad(o, key, list.type_name(), "a list of strings");
   return list.get<std::vector<std::string>>();
+}
+
+std::vector<std::string> pci_of(const JsonObject& o) {
+  std::vector<std::string> ids = strings_of(o, "pci");
+  for (std::string& id : ids) {
+    id = lower_case(id);
+    if (id.size() != 9 || id[4] != ':' || id.find_first_not_of("0123456789abcdef:") != std::string::npos) bad(o, "pci", '"' + id + '"', "vendor and device as in \"10de:2330\"");
+  }
+  return ids;
 }
 
 int64_t memory_of(const JsonObject& o, int64_t fallback) {
@@ -59,7 +68,7 @@ int64_t memory_of(const JsonObject& o, int64_t fallback) {
 }
 
 GpuKind gpu_from(const JsonObject& o, const Catalogue& before) {
-  only_keys(o, {"id", "like", "names", "memory_mib", "memory_bytes", "compute_capability", "fp8_units", "memory_gb_per_s", "bf16_tflops", "fp8_tflops", "nvlink_gb_per_s", "pcie_gb_per_s", "curves", "source"});
+  only_keys(o, {"id", "like", "names", "pci", "memory_mib", "memory_bytes", "compute_capability", "fp8_units", "memory_gb_per_s", "bf16_tflops", "fp8_tflops", "nvlink_gb_per_s", "pcie_gb_per_s", "curves", "source"});
   GpuKind like;
   if (o.has("like")) {
     const std::string id = o.string("like");
@@ -69,7 +78,8 @@ GpuKind gpu_from(const JsonObject& o, const Catalogue& before) {
   }
   GpuKind kind;
   kind.id = o.string("id");
-  kind.names = names_of(o, {});
+  kind.names = strings_of(o, "names");
+  kind.pci = pci_of(o);
   kind.memory_bytes = memory_of(o, like.memory_bytes);
   kind.compute_capability = figure(o, "compute_capability", like.compute_capability, 1000);
   kind.fp8_units = o.boolean("fp8_units", like.fp8_units);

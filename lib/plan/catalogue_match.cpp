@@ -1,4 +1,6 @@
-// From a driver's name to a kind of GPU.
+// From a driver's name, or from what the bus says, to a kind of GPU.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdlib>
 
@@ -59,6 +61,12 @@ const GpuKind* Catalogue::match(std::string_view driver_name, int64_t memory_byt
     best_distance = distance;
   }
   return best;
+}
+
+const GpuKind* Catalogue::match_pci(uint32_t vendor, uint32_t device) const {
+  const std::string id = fmt::format("{:04x}:{:04x}", vendor, device);
+  const auto found = std::find_if(gpus.begin(), gpus.end(), [&](const GpuKind& kind) { return std::find(kind.pci.begin(), kind.pci.end(), id) != kind.pci.end(); });
+  return found == gpus.end() ? nullptr : &*found;
 }
 
 }  // namespace dsinfer

@@ -7,7 +7,7 @@
 namespace dsinfer {
 namespace {
 
-constexpr int kMostGpusPerNode = 64, kMostNodes = 1 << 20, kMostGpus = 1 << 20;
+constexpr int kMostGpusPerNode = 64, kMostGpus = 1 << 17, kMostNodes = kMostGpus;  // larger than any cluster, and answered in seconds
 
 void check_count(const char* field, int64_t value, int64_t most) {
   if (value < 1 || value > most) throw Error(Error::invalid_argument, fmt::format("{} is {}, expected 1 … {}", field, value, most));

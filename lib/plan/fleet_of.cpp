@@ -89,19 +89,33 @@ class FleetMaker {
  private:
   template <class... Args> void note(fmt::format_string<Args...> format, Args&&... args) { fleet_.notes.push_back(fmt::format(format, std::forward<Args>(args)...)); }
 
+  // By the driver's name; a source that gives none (NCCL's topology file) has the device's number on the bus.
+  const GpuKind* kind_of(const Node& node, const Gpu& gpu) {
+    if (!gpu.name.empty() || gpu.bus_id.empty()) return catalogue_.match(gpu.name, gpu.memory_bytes);
+    const auto device = std::find_if(node.pci.begin(), node.pci.end(), [&](const PciDevice& d) { return d.bus_id == gpu.bus_id; });
+    if (device == node.pci.end()) return nullptr;
+    const GpuKind* kind = catalogue_.match_pci(device->vendor, device->device);
+    if (kind) by_bus_.insert(fmt::format("{:04x}:{:04x} is {}", device->vendor, device->device, kind->id));
+    else unnamed_.insert(fmt::format("no name, PCI device {:04x}:{:04x}", device->vendor, device->device));
+    return kind;
+  }
+
   void find_gpus() {
     std::set<std::string> unknown;
     for (const Node& node : cluster_.nodes) {
       FoundNode found{&node, {}};
       for (const Gpu& gpu : node.gpus) {
-        if (const GpuKind* kind = catalogue_.match(gpu.name, gpu.memory_bytes)) found.gpus.push_back({&gpu, kind, 0});
-        else unknown.insert(gpu.name.empty() ? "(no name)" : gpu.name);
+        if (const GpuKind* kind = kind_of(node, gpu)) found.gpus.push_back({&gpu, kind, 0});
+        else if (!gpu.name.empty()) unknown.insert(gpu.name);
       }
       if (found.gpus.empty()) note("node {} is left out: it has no GPU that the catalogue knows", node.name);
       else nodes_.push_back(std::move(found));
     }
+    for (const std::string& device : unnamed_) unknown.insert(device);
+    if (unknown.empty() && nodes_.empty()) unknown.insert("they have neither name nor PCI device");
     if (nodes_.empty())
-      throw Error(Error::plan_refused, fmt::format("no GPU of the cluster is in the catalogue: {}; add the kind to a catalogue file, with its name", fmt::join(unknown, ", ")));
+      throw Error(Error::plan_refused, fmt::format("no GPU of the cluster is in the catalogue: {}; add the kind to a catalogue file, with its name or pci", fmt::join(unknown, ", ")));
+    if (!by_bus_.empty()) note("GPUs are named by their PCI device: {}", fmt::join(by_bus_, ", "));
     for (const std::string& name : unknown) note("GPU \"{}\" is left out: the catalogue does not know it", name);
     size_t least = nodes_.front().gpus.size(), most = least;
     for (const FoundNode& node : nodes_) least = std::min(least, node.gpus.size()), most = std::max(most, node.gpus.size());
@@ -271,7 +285,10 @@ class FleetMaker {
     bool differ = false;
     for (const FoundNode& found : nodes_) {
       std::map<std::string, std::string> mine;
-      for (const EnvironmentVariable& variable : found.node->network.environment) mine[variable.name] = variable.value;
+      for (const EnvironmentVariable& variable : found.node->network.environment) {
+        mine[variable.name] = variable.value;
+        if (&found == &nodes_.front() && !variable.reason.empty()) fleet_.environment_reasons[variable.name] = variable.reason;
+      }
       if (&found == &nodes_.front()) fleet_.environment = std::move(mine);
       else differ = differ || mine != fleet_.environment;
     }
@@ -289,6 +306,7 @@ class FleetMaker {
   const Catalogue& catalogue_;
   const Cluster& cluster_;
   std::vector<FoundNode> nodes_;
+  std::set<std::string> by_bus_, unnamed_;
   bool memory_assumed_ = false, mig_ = false;
   Fleet fleet_;
 };

@@ -10,6 +10,8 @@
 namespace dsinfer {
 namespace {
 
+constexpr int kMostGpus = 1 << 17;
+
 struct Unit {
   Candidate candidate;
   int64_t nodes_at_least = 0;
@@ -48,8 +50,8 @@ int64_t fewest_nodes(const Question& q, double rate, int64_t most) {
 SolveAnswer nodes_for_rate(const ModelConfig& config, const Fleet& one_node, const SolveRequest& given, int max_nodes) {
   SolveRequest request = given;
   if (!(request.workload.rate > 0)) throw Error(Error::invalid_argument, fmt::format("rate is {}, expected more than 0 requests a second", request.workload.rate));
-  if (max_nodes < 1 || int64_t{max_nodes} * std::max(one_node.gpus_per_node, 1) > (1 << 20))
-    throw Error(Error::invalid_argument, fmt::format("max_nodes is {}, expected 1 … {}", max_nodes, (1 << 20) / std::max(one_node.gpus_per_node, 1)));
+  if (max_nodes < 1 || int64_t{max_nodes} * std::max(one_node.gpus_per_node, 1) > kMostGpus)
+    throw Error(Error::invalid_argument, fmt::format("max_nodes is {}, expected 1 … {}", max_nodes, kMostGpus / std::max(one_node.gpus_per_node, 1)));
   check_request(config, one_node, request);
   request.judge.reset();
   request.workload.concurrency = 0;  // follows from the rate

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kMostTokens = int64_t{1} << 30;     // of a request; products with bytes stay far from 2^63
 constexpr int64_t kMostRequests = int64_t{1} << 40;
-constexpr int64_t kMostGpus = 1 << 20;                // the plan's own bound on degrees
+constexpr int64_t kMostGpus = 1 << 17;                // larger than any cluster, and answered in seconds
 constexpr double kMostUtilization = 0.95;             // the rest is for what no allocator sees: context growth, NCCL, fragmentation
 
 [[noreturn]] void refuse(const std::string& what) { throw Error(Error::invalid_argument, what); }
