@@ -10,6 +10,8 @@ namespace dsinfer {
 namespace {
 
 constexpr double kMostUtilization = 0.95;
+constexpr int64_t kFewRequests = 8;      // a team's own service; below some 8 to 16 requests at a time cutting tensors beats spreading requests
+constexpr int64_t kMostGpusForFew = 256;  // who has more has many users, and the search takes as long again
 constexpr int kMostNodesTried = 64;   // a plan that needs more needs another GPU
 
 /// The same question after one change; what best runs then.
@@ -185,6 +187,19 @@ void remark_plan(const Question& q, const Candidate& judged, std::vector<Advice>
     out.push_back({"plan", fmt::format("{} delivers {} tokens/s, this plan {}", best->shape.spec(), short_count(best->predicted.tokens_per_s.value), short_count(judged.predicted.tokens_per_s.value)), best->shape.spec()});
 }
 
+// Where no load was named, the plan is the one for many users; a house with few is served better by another.
+void remark_few(const Question& q, const Candidate& best, std::vector<Advice>& out) {
+  const SolveRequest& r = q.request;
+  const bool named = r.workload.concurrency > 0 || r.workload.rate > 0 || r.ttft_ms || r.tpot_ms || r.objective == Objective::latency || r.judge;
+  if (named || q.gpus() > kMostGpusForFew || best.predicted.concurrency <= kFewRequests) return;
+  SolveRequest request = r;
+  request.workload.concurrency = kFewRequests;
+  const auto few = Changed(q, request).best();
+  if (!few || few->shape.spec() == best.shape.spec()) return;
+  out.push_back({"concurrency", fmt::format("this is for as many requests at a time as fit ({}); for {} at a time {} is best: {:.1f} ms a token, {} tokens/s", best.predicted.concurrency, kFewRequests,
+                                            few->shape.spec(), few->predicted.tpot_ms.value, short_count(few->predicted.tokens_per_s.value)), few->shape.spec()});
+}
+
 void remark_precision(const Question& q, std::vector<Advice>& out) {
   if (q.precisions.weights != Precision::bf16 || !q.config.fp8 || q.precisions.host) return;
   out.push_back({"precision", fmt::format("the checkpoint is FP8: {} holds it in half the bytes", q.fleet.gpu.fp8_units ? "fp8" : "fp8_bf16 (FP8 in memory, BF16 arithmetic)"), ""});
@@ -199,6 +214,7 @@ std::vector<Advice> advise(const Question& q, const Found& found) {
   const Candidate& best = found.best.front();
   remark_plan(q, best, out);
   remark_limits(q, best, out);
+  remark_few(q, best, out);
   remark_nodes(q, out);
   remark_lengths(q, best, out);
   remark_precision(q, out);

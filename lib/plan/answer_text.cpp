@@ -36,6 +36,23 @@ std::string wrapped(const std::string& lead, const std::string& text) {
   return out + "\n";
 }
 
+// As a shell reads it back, whatever it holds.
+std::string quoted(const std::string& value) {
+  std::string out = "'";
+  for (const char c : value) {
+    if (c == '\'') out += "'\\''";
+    else out += c;
+  }
+  return out + "'";
+}
+
+/// A shell comment, as long as it takes.
+std::string comment(const std::string& text) {
+  std::string out = wrapped("  # ", text);
+  for (size_t at = out.find("\n    "); at != std::string::npos; at = out.find("\n    ", at + 1)) out.replace(at, 5, "\n  # ");
+  return out;
+}
+
 std::string grouped(double value) {
   std::string digits = fmt::format("{:.0f}", value);
   for (auto at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > (value < 0 ? 1 : 0); at -= 3) digits.insert(static_cast<size_t>(at), ",");
@@ -86,8 +103,9 @@ std::string plan_table(const SolveAnswer& answer) {
 
 std::string bar(double share) {
   std::string out;
-  for (int i = 0; i < static_cast<int>(share * 30 + 0.5); ++i) out += "▪";
-  return out;
+  const double shown = share > 0 ? std::min(share, 1.3) : 0;  // of a budget that holds next to nothing, the weights are any number of times as much
+  for (int i = 0; i < static_cast<int>(shown * 30 + 0.5); ++i) out += "▪";
+  return shown < share ? out + "…" : out;
 }
 
 std::string memory_section(const PlanAnswer& plan, const SolveAnswer& answer) {
@@ -219,7 +237,11 @@ std::string SolveAnswer::text() const {
   if (!fleet.notes.empty()) out += "\nAbout the machines\n";
   for (const std::string& note : fleet.notes) out += wrapped("  - ", note);
   if (!fleet.environment.empty()) out += "\nEnvironment\n";
-  for (const auto& [name, value] : fleet.environment) out += "  export " + name + "='" + value + "'\n";
+  for (const auto& [name, value] : fleet.environment) {
+    const auto reason = fleet.environment_reasons.find(name);
+    if (reason != fleet.environment_reasons.end()) out += comment(reason->second);
+    out += "  export " + name + "=" + quoted(value) + "\n";
+  }
   if (!request.judge) out += fmt::format("\n{} legal plans, {} fit.\n", plans_legal, plans_fitting);
   return out;
 }

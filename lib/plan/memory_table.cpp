@@ -31,8 +31,8 @@ struct Stage {
 
 class Table {
  public:
-  Table(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const Fleet& fleet, const SolveRequest& request, int64_t step_tokens)
-      : config_(config), shape_(shape), bytes_(layer_bytes(config, precisions, shape)), limits_(step_limits(fleet, request, step_tokens)), request_(request),
+  Table(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const LayerBytes& bytes, const Fleet& fleet, const SolveRequest& request, int64_t step_tokens)
+      : config_(config), shape_(shape), bytes_(bytes), limits_(step_limits(fleet, request, step_tokens)), request_(request),
         per_token_layer_(cache_bytes_per_token_layer(config, precisions)) {
     table_.budget_bytes = static_cast<int64_t>(std::floor(request.utilization * static_cast<double>(fleet.gpu.memory_bytes)));
     table_.communication_bytes = communication_bytes(config, shape, fleet, limits_);
@@ -115,7 +115,7 @@ class Table {
 
   const ModelConfig& config_;
   const Shape& shape_;
-  LayerBytes bytes_;
+  const LayerBytes& bytes_;
   StepLimits limits_;
   const SolveRequest& request_;
   int64_t per_token_layer_, activations_ = 0, last_activations_ = 0;
@@ -129,7 +129,13 @@ MemoryTable memory_table(const ModelConfig& config, const Precisions& precisions
   check(fleet, request, shape);
   Precisions held = precisions;
   held.host = held.host || is_host(fleet.gpu);
-  return Table(config, held, shape, fleet, request, step_tokens).fill();
+  const LayerBytes bytes = layer_bytes(config, held, shape);
+  return Table(config, held, shape, bytes, fleet, request, step_tokens).fill();
+}
+
+MemoryTable memory_table(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const LayerBytes& bytes, const Fleet& fleet, const SolveRequest& request) {
+  check(fleet, request, shape);
+  return Table(config, precisions, shape, bytes, fleet, request, 0).fill();
 }
 
 }  // namespace dsinfer

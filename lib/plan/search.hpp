@@ -1,5 +1,6 @@
 /// The inside of solve(): the question with all decided that is the same for every plan, candidates, and how they are timed and compared.
 #pragma once
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,10 +45,23 @@ DSINFER_INTERNAL std::vector<Shape> legal_units(const Question& question, int64_
 /// Degrees of `ranks` GPUs that a person would think of and that a rule refuses: one for each rule and wording.
 std::vector<RejectedPlan> refused_shapes(const Question& question, int64_t ranks);
 
+/// Bytes of layers for shapes that come one after the other: neighbours differ in depth alone, and have the same.
+class LayerBytesOf {
+ public:
+  explicit LayerBytesOf(const Question& question) : q_(question) {}
+  std::shared_ptr<const LayerBytes> operator()(const Shape& shape);
+
+ private:
+  const Question& q_;
+  int64_t tp_ = 0, dp_ = 0, ep_ = 0;
+  std::shared_ptr<const LayerBytes> bytes_;
+};
+
 /// Cuts the stages so that the fullest rank is lightest, and fills in the memory table.
+Candidate weigh(const Question& question, Shape shape, const LayerBytes& bytes);
 DSINFER_INTERNAL Candidate weigh(const Question& question, Shape shape);
 /// The same degrees with the fastest of the cuts that are as light; nothing if that is the same cut.
-std::optional<Candidate> weigh_fastest(const Question& question, const Candidate& lightest);
+std::optional<Candidate> weigh_fastest(const Question& question, const Candidate& lightest, const LayerBytes& bytes);
 
 /// Finds the operating point: batch and chunk within limits, memory and load; fills in `predicted`.
 DSINFER_INTERNAL void operate(const Question& question, Candidate& candidate);
@@ -87,7 +101,7 @@ void thin(std::vector<Candidate>& front);
 DSINFER_INTERNAL std::vector<int> map_ranks(const Fleet& fleet, const Shape& shape);
 /// The shape that a judged request means, or why there is none.
 struct Given { Shape shape; std::optional<Refused> refused; };
-Given given_shape(const Question& question, const PlanRequest& judge);
+DSINFER_INTERNAL Given given_shape(const Question& question, const PlanRequest& judge);
 
 /// Degrees, cut, map and numbers as the caller gets them.
 PlanAnswer finish(const Question& question, const Candidate& candidate, std::string why);

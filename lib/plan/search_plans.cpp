@@ -1,6 +1,7 @@
 /// From legal shapes to the best few: weigh all, drop what does not fit, time what can still win.
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <set>
 #include <tuple>
 
@@ -26,17 +27,18 @@ Shape cut_for(const Question& q, Shape shape, const LayerBytes& bytes, const Mem
 
 bool holds_a_sequence(const Question& q, const MemoryTable& memory) { return memory.room_bytes >= 0 && memory.kv_tokens_per_dp_rank >= q.request.max_len; }
 
-Candidate weighed(const Question& q, Shape shape) {
+Candidate weighed(const Question& q, Shape shape, const LayerBytes& bytes) {
   Candidate c;
-  c.memory = memory_table(q.config, q.precisions, shape, q.fleet, q.request);
+  c.memory = memory_table(q.config, q.precisions, shape, bytes, q.fleet, q.request);
   c.fits = holds_a_sequence(q, c.memory);
   c.shape = std::move(shape);
   return c;
 }
 
 struct Bounded {
-  Bounded(const Question& q, Candidate c) : candidate(std::move(c)), operation(q, candidate), bound(operation.most_tokens_per_s(candidate)) {}
+  Bounded(const Question& q, Candidate c, std::shared_ptr<const LayerBytes> layers) : candidate(std::move(c)), bytes(std::move(layers)), operation(q, candidate), bound(operation.most_tokens_per_s(candidate)) {}
   Candidate candidate;
+  std::shared_ptr<const LayerBytes> bytes;
   Operation operation;
   double gain = 1;    ///< by which a faster cut could raise it
   double bound;       ///< tokens a second at most: a replica's rate grows with its batch, so it is the rate at the largest that fits
@@ -106,27 +108,39 @@ void keep_misfit(std::vector<Candidate>& misfits, Candidate c) {
 
 int64_t expert_nodes(const Fleet& fleet, const Shape& shape) { return ceil_div(shape.tp * shape.dp, fleet.gpus_per_node); }
 
-Candidate weigh(const Question& q, Shape shape) {
-  if (!shape.stage_layers.empty()) return weighed(q, std::move(shape));  // the caller's own cut
-  if (shape.pp == 1) {
-    shape.stage_layers = {q.config.num_hidden_layers};
-    return weighed(q, std::move(shape));
+std::shared_ptr<const LayerBytes> LayerBytesOf::operator()(const Shape& shape) {
+  if (!bytes_ || shape.tp != tp_ || shape.dp != dp_ || shape.ep != ep_) {
+    bytes_ = std::make_shared<const LayerBytes>(layer_bytes(q_.config, q_.precisions, shape));
+    tp_ = shape.tp, dp_ = shape.dp, ep_ = shape.ep;
   }
-  const LayerBytes bytes = layer_bytes(q.config, q.precisions, shape);
-  Candidate first = weighed(q, cut_for(q, shape, bytes, nullptr));
-  Shape again = cut_for(q, first.shape, bytes, &first.memory);
-  return again.stage_layers == first.shape.stage_layers ? first : weighed(q, std::move(again));
+  return bytes_;
 }
 
-std::optional<Candidate> weigh_fastest(const Question& q, const Candidate& lightest) {
+Candidate weigh(const Question& q, Shape shape, const LayerBytes& bytes) {
+  if (!shape.stage_layers.empty()) return weighed(q, std::move(shape), bytes);  // the caller's own cut
+  if (shape.pp == 1) {
+    shape.stage_layers = {q.config.num_hidden_layers};
+    return weighed(q, std::move(shape), bytes);
+  }
+  Candidate first = weighed(q, cut_for(q, shape, bytes, nullptr), bytes);
+  if (q.request.overhead_bytes) return first;  // nothing was guessed
+  Shape again = cut_for(q, first.shape, bytes, &first.memory);
+  return again.stage_layers == first.shape.stage_layers ? first : weighed(q, std::move(again), bytes);
+}
+
+Candidate weigh(const Question& q, Shape shape) {
+  const LayerBytes bytes = layer_bytes(q.config, q.precisions, shape);
+  return weigh(q, std::move(shape), bytes);
+}
+
+std::optional<Candidate> weigh_fastest(const Question& q, const Candidate& lightest, const LayerBytes& bytes) {
   if (lightest.shape.pp == 1) return std::nullopt;
-  const LayerBytes bytes = layer_bytes(q.config, q.precisions, lightest.shape);
   OperatingPoint at;
   at.batch = std::min<int64_t>(most_batch(q, lightest), 64), at.context = q.sequence_len;
   Shape shape = lightest.shape;
   shape.stage_layers = fastest_cut(q.config, bytes, shape, lightest.memory.weights_bytes_max, layer_seconds(q.config, q.precisions, shape, q.fleet, at));
   if (shape.stage_layers.empty() || shape.stage_layers == lightest.shape.stage_layers) return std::nullopt;
-  Candidate c = weighed(q, std::move(shape));
+  Candidate c = weighed(q, std::move(shape), bytes);
   return c.fits ? std::optional(std::move(c)) : std::nullopt;
 }
 
@@ -159,7 +173,7 @@ std::vector<Candidate> time_all(const Question& q, const std::vector<const Bound
       hopeless.push_back(std::move(c));
       continue;
     }
-    std::optional<Candidate> fast = weigh_fastest(q, c);
+    std::optional<Candidate> fast = weigh_fastest(q, c, *b->bytes);
     b->operation.operate(c);
     if (fast) {
       operate(q, *fast);
@@ -188,16 +202,18 @@ void settle(const Question& q, std::vector<Candidate> timed, int64_t keep, Found
 Found search_plans(const Question& q, int64_t keep, bool front, bool prune) {
   Found found;
   std::vector<std::unique_ptr<Bounded>> all;
+  LayerBytesOf bytes_of(q);
   for (Shape& shape : legal_units(q, q.gpus())) {
     shape.replicas = q.gpus() / shape.ranks();
     ++found.legal;
-    Candidate light = weigh(q, std::move(shape));
+    std::shared_ptr<const LayerBytes> bytes = bytes_of(shape);
+    Candidate light = weigh(q, std::move(shape), *bytes);
     if (!light.fits) {
       keep_misfit(found.misfits, std::move(light));
       continue;
     }
     ++found.fitting;
-    all.push_back(std::make_unique<Bounded>(q, std::move(light)));
+    all.push_back(std::make_unique<Bounded>(q, std::move(light), std::move(bytes)));
     Bounded& b = *all.back();
     b.gain = std::max(1.0, gain_of_faster_cut(q, b.candidate, most_batch(q, b.candidate)));
   }
@@ -216,9 +232,14 @@ bool anything_fits(const Question& q) {
   std::vector<Shape> units = legal_units(q, q.gpus());
   // The lightest plans spread over all ranks.
   std::stable_sort(units.begin(), units.end(), [](const Shape& a, const Shape& b) { return a.ranks() > b.ranks(); });
+  LayerBytesOf bytes_of(q);
+  const double budget = q.request.utilization * static_cast<double>(q.fleet.gpu.memory_bytes);
   for (Shape& shape : units) {
     shape.replicas = q.gpus() / shape.ranks();
-    if (weigh(q, std::move(shape)).fits) return true;
+    const std::shared_ptr<const LayerBytes> bytes = bytes_of(shape);
+    const double whole = std::accumulate(bytes->layer.begin(), bytes->layer.end(), static_cast<double>(bytes->embedding + bytes->head));
+    if (whole > budget * static_cast<double>(shape.pp)) continue;  // some stage is heavier than the budget, wherever it is cut
+    if (weigh(q, std::move(shape), *bytes).fits) return true;
   }
   return false;
 }

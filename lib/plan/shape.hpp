@@ -66,6 +66,8 @@ DSINFER_INTERNAL int64_t cache_bytes_per_token_layer(const ModelConfig& config, 
 /// Cuts with best_cut() where the shape has no cut yet. `step_tokens`: most rows of a DP rank in a step (prefill chunk or decode batch), for which activations and
 /// buffers are sized; 0 = default_step_tokens().
 DSINFER_INTERNAL MemoryTable memory_table(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const Fleet& fleet, const SolveRequest& request, int64_t step_tokens = 0);
+/// The same with the layers' bytes at hand, as these precisions have them.
+MemoryTable memory_table(const ModelConfig& config, const Precisions& precisions, const Shape& shape, const LayerBytes& bytes, const Fleet& fleet, const SolveRequest& request);
 DSINFER_INTERNAL int64_t default_step_tokens(const Fleet& fleet);
 
 /// At which point a step is timed.

@@ -146,12 +146,19 @@ std::vector<int64_t> fastest_cut(const ModelConfig& config, const LayerBytes& by
   std::vector<double> times;  // that some stage takes: the answer is one of them
   for (int64_t begin = 0; begin < cutter.layers(); ++begin)
     for (int64_t end = begin + 1; end <= cutter.layers(); ++end) times.push_back(time(begin, end));
-  std::sort(times.begin(), times.end());
   const auto within = [&](double slowest, int64_t fullest) {
     return [&time, &cutter, slowest, fullest](int64_t begin, int64_t end) { return time(begin, end) <= slowest && cutter.stage_bytes(begin, end) <= fullest; };
   };
-  if (!cutter.coverable(within(times.back(), most_bytes))) return {};
-  const double slowest = times[static_cast<size_t>(least(0, static_cast<int64_t>(times.size()) - 1, [&](int64_t i) { return cutter.coverable(within(times[static_cast<size_t>(i)], most_bytes)); }))];
+  const double longest = *std::max_element(times.begin(), times.end());
+  if (!cutter.coverable(within(longest, most_bytes))) return {};
+  // Bisection by rank; each step needs only the halves apart, not sorted.
+  auto low = times.begin(), high = times.end() - 1;
+  while (low < high) {
+    const auto middle = low + (high - low) / 2;
+    std::nth_element(low, middle, high + 1);
+    if (cutter.coverable(within(*middle, most_bytes))) high = middle; else low = middle + 1;
+  }
+  const double slowest = *high;
   const int64_t fullest = lightest_fullest(cutter, within(slowest, most_bytes));
   return cutter.most_even(within(slowest, fullest));
 }
