@@ -7,6 +7,7 @@
 #include "common/model_options.hpp"
 #include "common/options.hpp"
 #include "dsinfer/error.hpp"
+#include "dsinfer/loader.hpp"
 #include "dsinfer/solver.hpp"
 
 namespace {
@@ -17,9 +18,10 @@ namespace fs = std::filesystem;
 enum Exit { kFeasible = 0, kInfeasible = 1, kWrongUse = 2 };
 
 struct Settings {
-  std::string model, cluster, gpu, link, inside, catalogue, precision, cache, objective, plan, svg, save_plan;
-  int64_t nodes = 0, gpus = 8, concurrency = 0, input_len = 2048, output_len = 512, max_len = 4096, top = 5, redundant = 0;
-  double rate = 0, ttft = 0, tpot = 0, utilization = 0.9, overhead = -1, prefix_hit = 0, draft_acceptance = 0;
+  std::string model, cluster, gpu, link, inside, catalogue, curves, precision, cache, objective, plan, svg, save_plan;
+  int64_t nodes = 0, gpus = 8, concurrency = 0, input_len = 2048, output_len = 512, max_len = 4096, top = 5, redundant = 0, experts_per_token = 0;
+  static constexpr double kNone = -1;  // not given
+  double rate = 0, ttft = kNone, tpot = kNone, utilization = 0.9, overhead = kNone, prefix_hit = 0, draft_acceptance = 0;
   bool mtp = false, json = false, split_roles = false, nodes_for_rate = false;
 };
 
@@ -27,7 +29,8 @@ bool parse(int argc, char** argv, Settings& s) {
   example::OptionList o("usage: example_plan --model DIR (--cluster FILE | --nodes N --gpus G --gpu KIND [--link KIND]) [options]",
                         "Says which TP × PP × DP × EP to run, what it delivers, and what was refused and why.\n"
                         "Exit status: 0 a plan fits, 1 none does, 2 the question makes no sense.");
-  o.text("model", "DIR|FILE", "a model's folder or its config.json (default: the shipped model)", s.model);
+  o.text("model", "DIR|FILE", "a model's folder, its config.json, or safetensors files alone (default: the shipped model)", s.model);
+  o.integer("experts-per-token", "K", "num_experts_per_tok, where neither config.json nor the shapes tell it", s.experts_per_token, 1);
   o.text("cluster", "FILE", "the machines as a cluster in JSON, discovered or stored", s.cluster);
   o.integer("nodes", "N", "or in words: how many nodes,", s.nodes, 1);
   o.integer("gpus", "G", "GPUs in each (default 8),", s.gpus, 1);
@@ -35,6 +38,7 @@ bool parse(int argc, char** argv, Settings& s) {
   o.text("link", "KIND", "joined by what: roce400x8, ib200x1, erdma, socket25x1,", s.link);
   o.text("inside", "KIND", "and inside a node: nvlink, pcie (default: what the GPU has)", s.inside);
   o.text("catalogue", "FILE", "GPUs and links more than the shipped ones, in JSON", s.catalogue);
+  o.text("curves", "FILE", "efficiencies that were measured here, in place of the shipped ones, in JSON", s.curves);
   o.text("precision", "NAME", "of the weights: fp8, fp8_bf16, bf16, int4 (default: the checkpoint's)", s.precision);
   o.text("kv", "NAME", "of the cache: bf16 (default), fp8, fp8_scaled", s.cache);
   o.integer("input-len", "N", "tokens of a prompt (default 2048)", s.input_len, 1);
@@ -112,9 +116,9 @@ SolveRequest request(const Settings& s) {
   r.utilization = s.utilization;
   r.max_len = s.max_len;
   if (s.overhead >= 0) r.overhead_bytes = s.overhead * 1e9;
-  else if (s.overhead != -1) refuse("--overhead is " + std::to_string(s.overhead) + ", expected 0 or more");
-  if (s.ttft != 0) r.ttft_ms = s.ttft;
-  if (s.tpot != 0) r.tpot_ms = s.tpot;
+  else if (s.overhead != Settings::kNone) refuse("--overhead is " + std::to_string(s.overhead) + ", expected 0 or more");
+  if (s.ttft != Settings::kNone) r.ttft_ms = s.ttft;
+  if (s.tpot != Settings::kNone) r.tpot_ms = s.tpot;
   if (!s.objective.empty() && s.objective != "throughput" && s.objective != "latency") refuse("--objective \"" + s.objective + "\": expected throughput or latency");
   if (s.objective == "latency") r.objective = Objective::latency;
   if (!s.plan.empty()) {
@@ -129,9 +133,19 @@ SolveRequest request(const Settings& s) {
   return r;
 }
 
+// From config.json; where there is none, as far as the headers of the safetensors files show.
+ModelOutline model(const Settings& s) {
+  std::error_code code;
+  const fs::path path = s.model;
+  const bool headers = path.extension() == ".safetensors" || (fs::is_directory(path, code) && !fs::exists(path / "config.json", code));
+  return named("--model", [&] { return headers ? outline_model(path, s.experts_per_token) : ModelOutline{ModelConfig::load(path), {}}; });
+}
+
 int run(const Settings& s) {
-  const ModelConfig config = named("--model", [&] { return ModelConfig::load(s.model); });
-  const Fleet machines = fleet(s);
+  const auto [config, assumed] = model(s);
+  Fleet machines = fleet(s);
+  if (!s.curves.empty()) machines.curves = named("--curves", [&] { return load_curves(s.curves); });
+  for (const std::string& word : assumed) machines.notes.push_back("model without config.json: " + word);
   const SolveRequest question = request(s);
   const SolveAnswer answer = s.nodes_for_rate ? nodes_for_rate(config, machines, question, s.nodes > 0 ? whole(s.nodes, "--nodes") : 1024) : solve(config, machines, question);
   std::fputs((s.json ? answer.to_json() + "\n" : answer.text()).c_str(), stdout);

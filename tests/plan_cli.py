@@ -72,6 +72,22 @@ for options, words in [
     ([*H20, "--objective", "price"], ["--objective", "price"]),
     ([*H20, "--utilization", "1.5"], ["utilization", "1.5"]),
     ([*H20, "--overhead", "-3"], ["--overhead"]),
+    ([*H20, "--tpot", "0"], ["tpot_ms is 0"]),
+    ([*H20, "--ttft", "-5"], ["ttft_ms is -5"]),
+    ([*H20, "--rate", "1e300"], ["rate is 1e+300"]),
+    ([*H20, "--rate", "inf"], ["--rate"]),
+    ([*H20, "--utilization", "nan"], ["--utilization"]),
+    ([*H20, "--utilization", "0"], ["utilization is 0"]),
+    ([*H20, "--input-len", "4611686018427387904"], ["input_len"]),
+    ([*H20, "--redundant", "-1"], ["--redundant"]),
+    ([*H20, "--top", "1000000"], ["top is 1000000"]),
+    ([*H20, "--draft-acceptance", "1"], ["draft_acceptance", "prediction_layer"]),
+    ([*H20, "--plan", "pp=2,layers=0+61"], ["--plan", "layers"]),
+    ([*H20, "--curves", "/nonexistent.json"], ["--curves", "/nonexistent.json"]),
+    ([*H20, "--experts-per-token", "0"], ["--experts-per-token"]),
+    (["--nodes", "2", "--gpu", "h20-96g", "--link", "ibnanx8"], ["ibnanx8"]),
+    (["--nodes", "1", "--gpus", "1048576", "--gpu", "h20-96g"], ["gpus_per_node is 1048576"]),
+    (["--nodes", "131072", "--gpus", "8", "--gpu", "h20-96g", "--link", "roce400x8"], ["131072 · 8"]),
     ([*H20, "--frobnicate"], ["--frobnicate"]),
     ([*H20, "--input-len", "-5"], ["--input-len", "-5"]),
     ([*H20, "--cluster", "/nonexistent.json"], ["--cluster"]),
@@ -87,10 +103,33 @@ for options, words in [
 status, _, err = run(*H20, "--model", "/nonexistent", model=None)
 check(status == 2 and "--model" in err, "a model that is not there")
 
+status, out, _ = run(*H20, "--utilization", "1e-9", "--plan", "tp=8,pp=2")
+check(status == 1 and len(out) < 10000, "a budget of nothing: infeasible, in few words")
+
 status, got = answer(*H20, "--utilization", "0.98")
 check(status == 1 and got["rejected"][0]["rule"] == "utilization", "0.98 is refused by name")
 
 with tempfile.TemporaryDirectory() as folder:
+    # A model without config.json: what its tensors show, what is asked for, and what then comes out.
+    shards = pathlib.Path(folder) / "shards"
+    shards.mkdir()
+    for shard in (pathlib.Path(args.configs).parent / "goldens" / "plans").glob("model*.safetensors*"):
+        (shards / shard.name).write_bytes(shard.read_bytes())
+    cpu = ["--nodes", 1, "--gpus", 2, "--gpu", "cpu", "--max-len", 64, "--input-len", 16, "--output-len", 16]
+    status, _, err = run(*cpu, "--model", shards, model=None)
+    check(status == 2 and "num_experts_per_tok" in err and "--experts-per-token" in err, f"what no shape shows is asked for: {err}")
+    status, got = answer(*cpu, "--model", shards, "--experts-per-token", 4, model=None)
+    check(status == 0 and any("without config.json" in note for note in got["fleet"]["notes"]), "a plan from headers, and what was assumed")
+    status, _, err = run(*cpu, "--model", shards / "model-00002-of-000004.safetensors", model=None)
+    check(status == 2 and "all shards" in err, f"one shard of four: {err}")
+    (shards / "model-00002-of-000004.safetensors").write_bytes(b"\xff" * 64)
+    status, _, err = run(*cpu, "--model", shards, model=None)
+    check(status == 2 and "model-00002-of-000004.safetensors" in err, f"a broken header: {err}")
+    curves = pathlib.Path(folder) / "curves.json"
+    curves.write_text('{"format": "dsinfer-curves-1", "families": {"hopper": {"weight_stream": {"value": -1, "mark": "measured", "source": "x"}}}}')
+    status, _, err = run(*H20, "--curves", curves)
+    check(status == 2 and "--curves" in err and "weight_stream" in err, f"a curve of nothing: {err}")
+
     svg, saved = pathlib.Path(folder) / "front.svg", pathlib.Path(folder) / "plan.json"
     status, _, _ = run(*H20, "--svg", svg, "--save-plan", saved)
     check(status == 0 and svg.read_text().startswith("<svg") and svg.read_text().rstrip().endswith("</svg>"), "a picture")

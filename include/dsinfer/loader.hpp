@@ -167,4 +167,13 @@ DSINFER_API VerifyReport verify_checkpoint(World& world, const std::filesystem::
 /// A local folder with the model's small files (config.json, tokenizer, templates), for a remote model a part of the download cache; the folder itself else.
 DSINFER_API std::filesystem::path local_model_files(const std::filesystem::path& model, const LoadOptions& options = {});
 
+/// A config for planning, from tensors' headers: what no shape shows is a released model's of the same shapes, or was given. Not for running.
+struct ModelOutline {
+  ModelConfig config;
+  std::vector<std::string> assumed;  ///< a sentence for each value that no header shows
+};
+/// `checkpoint`: a model's folder or URL without config.json, or a single safetensors file; headers without their data will do. `experts_per_token`:
+/// num_experts_per_tok where the model is no released one; 0 = not given. Throws not_found, bad_format naming file and tensor, unsupported naming the key to give.
+DSINFER_API ModelOutline outline_model(const std::filesystem::path& checkpoint, int64_t experts_per_token = 0);
+
 }  // namespace dsinfer
