@@ -68,7 +68,7 @@ class Verify {
     in_agreement(world_, [&] {
       VerifyProgress progress(world_, options_.progress, bytes);
       progress.tick(/*always=*/true);
-      mine_ = read_blocks(survey_, mine, reading_, [&](int64_t done) { progress.advance(done); }, [&] { progress.tick(); });
+      mine_ = read_blocks(survey_, mine, reading_, [&](int64_t done) { progress.advance(done); }, [&] { progress.tick(); }, world_.stall_timeout());
       progress.finish();
     });
   }

@@ -7,11 +7,13 @@
 #include <cstring>
 
 #include "dsinfer/error.hpp"
+#include "weights/block_reads.hpp"
 
 namespace dsinfer {
 namespace {
 
 constexpr int64_t kBlock = int64_t{8} << 20;       // of a full check: long enough for any disk
+constexpr int64_t kStaging = int64_t{128} << 20;   // 15 blocks on their way
 constexpr int64_t kSample = 4096;                  // a sector, or a page of the cache
 constexpr int64_t kWhole = int64_t{4} << 20;       // scales up to this are read whole by a quick check; DeepSeek-V3's have 32 KB at most, with int4 groups 2 MB
 constexpr int64_t kCostOfRead = int64_t{64} << 10;  // what a disk reads while it turns to another place
@@ -70,26 +72,30 @@ class Files {
  public:
   Files(const Survey& survey, ProblemList& problems) : survey_(survey), problems_(problems), failures_(survey.checkpoint->files().size()) {}
 
-  // nullptr: not to be read.
-  Source* of(const SurveyedTensor& tensor) {
+  // None: not to be read.
+  std::shared_ptr<Source> of(const SurveyedTensor& tensor) {
     if (failures_[static_cast<size_t>(tensor.file)] >= kPatience) return nullptr;
-    if (open_ == tensor.file) return source_.get();
+    if (open_ == tensor.file) return source_;
     try {
       source_ = survey_.checkpoint->open(tensor.file);
       open_ = tensor.file;
     } catch (const Error& problem) {
+      if (problem.code() == Error::cancelled) throw;
       open_ = -1;
       failures_[static_cast<size_t>(tensor.file)] = kPatience;
-      if (problem.code() == Error::cancelled) throw;
       problems_.add(problem.what());
       return nullptr;
     }
-    return source_.get();
+    return source_;
   }
 
-  void failed(const SurveyedTensor& tensor, const Error& problem) {
-    if (problem.code() == Error::cancelled) throw problem;
-    problems_.add(fmt::format("tensor {} cannot be read: {}", tensor.name, problem.what()));
+  void failed(const SurveyedTensor& tensor, const std::exception_ptr& error) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const Error& problem) {
+      if (problem.code() == Error::cancelled) throw;
+      problems_.add(fmt::format("tensor {} cannot be read: {}", tensor.name, problem.what()));
+    }
     if (++failures_[static_cast<size_t>(tensor.file)] == kPatience) problems_.add(fmt::format("{}: was given up after {} failures", survey_.file(tensor).path, kPatience));
   }
 
@@ -98,7 +104,7 @@ class Files {
   const Survey& survey_;
   ProblemList& problems_;
   std::vector<int> failures_;
-  std::unique_ptr<Source> source_;
+  std::shared_ptr<Source> source_;
   int open_ = -1;
 };
 
@@ -154,26 +160,28 @@ BlockFinding look_at(const SurveyedTensor& tensor, const VerifyBlock& block, std
 }
 
 std::vector<BlockFinding> read_blocks(const Survey& survey, std::span<const VerifyBlock> blocks, ProblemList& problems, const std::function<void(int64_t)>& advance,
-                                      const std::function<void()>& poll) {
+                                      const std::function<void()>& poll, std::chrono::milliseconds stall) {
   std::vector<BlockFinding> findings(blocks.size());
-  std::vector<std::byte> window;
+  if (blocks.empty()) return findings;
   Files files(survey, problems);
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    const VerifyBlock& block = blocks[i];
-    const SurveyedTensor& tensor = survey.tensors[static_cast<size_t>(block.tensor)];
-    Source* source = files.of(tensor);
-    if (source && block.end <= source->size()) {  // what is missing of a file that was cut short is told by its header
-      try {
-        window.resize(static_cast<size_t>(block.bytes()));
-        source->read(block.begin, window);
-        findings[i] = look_at(tensor, block, window);
-      } catch (const Error& problem) {
-        files.failed(tensor, problem);
-      }
-    }
-    advance(block.bytes());
-    poll();
-  }
+  int64_t longest = 0;
+  for (const VerifyBlock& block : blocks) longest = std::max(longest, block.bytes());
+  const bool remote = survey.checkpoint->storage().folder() == nullptr;
+  BlockReads reads(IoEngine::automatic, 0, remote, longest, kStaging, stall);
+  const auto tensor_of = [&](size_t i) -> const SurveyedTensor& { return survey.tensors[static_cast<size_t>(blocks[i].tensor)]; };
+  const auto next = [&](size_t i) {
+    std::shared_ptr<Source> source = files.of(tensor_of(i));
+    // What is missing of a file that was cut short is told by its header.
+    if (source && blocks[i].end > source->size()) source = nullptr;
+    if (!source) advance(blocks[i].bytes());
+    return BlockRead{std::move(source), blocks[i].begin, blocks[i].bytes()};
+  };
+  const auto look = [&](size_t i, std::span<const std::byte> bytes, const std::exception_ptr& error) {
+    if (error) files.failed(tensor_of(i), error);
+    else findings[i] = look_at(tensor_of(i), blocks[i], bytes);
+    advance(blocks[i].bytes());
+  };
+  reads.run(blocks.size(), next, look, poll);
   return findings;
 }
 

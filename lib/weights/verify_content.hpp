@@ -1,5 +1,6 @@
 /// The content of tensors under a check: which bytes are looked at, by whom, and what they are like.
 #pragma once
+#include <chrono>
 #include <functional>
 #include <span>
 
@@ -30,8 +31,8 @@ struct BlockFinding {
 DSINFER_INTERNAL BlockFinding look_at(const SurveyedTensor& tensor, const VerifyBlock& block, std::span<const std::byte> bytes);
 
 /// Reads blocks [first, last). A block that cannot be read is told to `problems`; a file that fails often is given up. `advance(bytes)` is called after each
-/// block, `poll` at least every tenth of a second while nothing comes; both may throw.
+/// block, `poll` at least every 20 ms while nothing comes; both may throw.
 DSINFER_INTERNAL std::vector<BlockFinding> read_blocks(const Survey& survey, std::span<const VerifyBlock> blocks, ProblemList& problems,
-                                                       const std::function<void(int64_t)>& advance, const std::function<void()>& poll);
+                                                       const std::function<void(int64_t)>& advance, const std::function<void()>& poll, std::chrono::milliseconds stall);
 
 }  // namespace dsinfer
