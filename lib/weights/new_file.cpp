@@ -100,8 +100,12 @@ void NewFile::write(int64_t offset, std::span<const std::byte> bytes) {
 
 void NewFile::write(int64_t offset, std::string_view text) { write(offset, std::as_bytes(std::span(text))); }
 
-void NewFile::commit() {
+void NewFile::sync() {
   if (::fsync(fd_) != 0) fail("cannot be brought to the disk", errno);
+}
+
+void NewFile::commit() {
+  sync();
   if (::rename(part_.c_str(), path_.c_str()) != 0) fail("cannot be given its name", errno);
   ::close(fd_);
   fd_ = -1;

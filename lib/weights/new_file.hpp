@@ -22,6 +22,8 @@ class DSINFER_INTERNAL NewFile {
   ~NewFile();
   void write(int64_t offset, std::span<const std::byte> bytes);
   void write(int64_t offset, std::string_view text);
+  /// What was written so far is on the disk; the file still has no name.
+  void sync();
   /// On the disk under its name, folder included.
   void commit();
 

@@ -69,4 +69,9 @@ WeightSet WeightSetBuilder::build(const HeldLayout& layout, Buffer buffer, const
   return set;
 }
 
+const Buffer& WeightSetBuilder::buffer(const WeightSet& set) {
+  if (set.buffers_.size() != 1) throw Error(Error::internal, "these weights do not lie in one buffer");
+  return set.buffers_.front();
+}
+
 }  // namespace dsinfer

@@ -9,6 +9,8 @@ class WeightSetBuilder {
  public:
   /// `buffer` holds at least layout.buffer_bytes, in any place, filled or not yet.
   DSINFER_INTERNAL static WeightSet build(const HeldLayout& layout, Buffer buffer, const ModelConfig& config);
+  /// The buffer of a set that build() made.
+  DSINFER_INTERNAL static const Buffer& buffer(const WeightSet& set);
 };
 
 /// A matrix of the layout as a Weight over the buffer's memory.
