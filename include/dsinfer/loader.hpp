@@ -48,7 +48,7 @@ struct LoadOptions {
   ReadMethod method = ReadMethod::automatic;
   int depth = 0;                       ///< reads in flight of a rank; 0 = 32
   int64_t host_bytes = int64_t{192} << 20;  ///< staging memory of a rank at most; at least 8 MiB
-  std::filesystem::path shard_cache;   ///< folder of save_shards(); a rank whose file is there and fits reads it alone. Empty: none
+  std::filesystem::path shard_cache;   ///< folder of save_shards(): each rank reads its own file alone, if every rank has one. Empty: none
   std::filesystem::path download_cache;///< of hf:// files and of the words of remote models; empty = $DSINFER_CACHE, else ~/.cache/dsinfer
   ProgressCallback progress;
 };
@@ -141,7 +141,8 @@ class DSINFER_API LoadedWeights {
 DSINFER_API LoadedWeights load(World& world, const std::filesystem::path& model, const Plan& plan, const LoadOptions& options = {}, const std::string& device = "cpu");
 
 /// Collective: loads, and writes each rank's part to `folder`, one file a rank, keyed by checkpoint, plan and format. A file is whole or absent whatever
-/// happens. The next load() with LoadOptions::shard_cache = folder reads its own file alone; stale, foreign or edited files are refused by name.
+/// happens; a file of the same key is replaced. The next load() with LoadOptions::shard_cache = folder reads its own file alone; stale, foreign or edited files
+/// are refused by name (bad_format). Progress is told twice over: of loading, then of writing.
 DSINFER_API LoadReport save_shards(World& world, const std::filesystem::path& model, const Plan& plan, const std::filesystem::path& folder, const LoadOptions& options = {});
 
 enum class VerifyDepth : uint8_t {

@@ -6,6 +6,7 @@
 
 #include "core/outcome.hpp"
 #include "weights/load_run.hpp"
+#include "weights/shard_cache_load.hpp"
 
 namespace dsinfer {
 
@@ -31,6 +32,8 @@ RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& pl
   const std::vector<TensorSpec> table = tensor_table(config);
   std::vector<StoredTensor> tensors = checkpoint.resolve(config, table);
   const std::vector<ShardPiece> pieces = shard_pieces(tensors, config, rank);
+  if (!options.shard_cache.empty())
+    if (auto kept = load_cached(world, checkpoint, plan, config, pieces, backend, options)) return std::move(*kept);
   const auto landing = Landing::make(checkpoint, pieces, config, rank, backend, options.weights);
   ReadPlanOptions blocks;
   blocks.format = options.weights;

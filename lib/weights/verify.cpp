@@ -10,7 +10,7 @@
 #include "dsinfer/error.hpp"
 #include "weights/verify_hashes.hpp"
 #include "weights/verify_node.hpp"
-#include "weights/verify_progress.hpp"
+#include "weights/rank_progress.hpp"
 
 namespace dsinfer {
 namespace {
@@ -66,7 +66,7 @@ class Verify {
     int64_t bytes = 0;
     for (const VerifyBlock& block : mine) bytes += block.bytes();
     in_agreement(world_, [&] {
-      VerifyProgress progress(world_, options_.progress, bytes);
+      RankProgress progress(world_, options_.progress, bytes, "checking the checkpoint");
       progress.tick(/*always=*/true);
       mine_ = read_blocks(survey_, mine, reading_, [&](int64_t done) { progress.advance(done); }, [&] { progress.tick(); }, world_.stall_timeout());
       progress.finish();

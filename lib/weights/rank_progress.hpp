@@ -1,4 +1,4 @@
-/// Progress of a check over all ranks: what callbacks are told, and that a rank which is still busy is not taken for a stalled one.
+/// Progress of work that every rank does by itself: what callbacks are told of all ranks, and that a rank which is still busy is not taken for a stalled one.
 #pragma once
 #include <chrono>
 #include <deque>
@@ -8,10 +8,10 @@
 
 namespace dsinfer {
 
-class DSINFER_INTERNAL VerifyProgress {
+class DSINFER_INTERNAL RankProgress {
  public:
-  /// Collective. `total`: bytes that this rank will look at.
-  VerifyProgress(World& world, const ProgressCallback& callback, int64_t total);
+  /// Collective. `total`: bytes of this rank's part. `work`: "checking the checkpoint", for errors.
+  RankProgress(World& world, const ProgressCallback& callback, int64_t total, const char* work);
   void advance(int64_t bytes) { done_[static_cast<size_t>(rank_)] += bytes; }
   /// Calls the callback now and then, tells the other ranks, hears of their failures. Throws cancelled, group_failed, and what the callback throws.
   void tick(bool always = false);
@@ -27,6 +27,7 @@ class DSINFER_INTERNAL VerifyProgress {
 
   std::unique_ptr<World> world_;  // its own messages
   const ProgressCallback& callback_;
+  const char* work_;
   int rank_ = 0;
   std::vector<int64_t> done_, total_;  // of each rank, as far as it is known here
   std::vector<bool> finished_;

@@ -1,4 +1,4 @@
-#include "weights/verify_progress.hpp"
+#include "weights/rank_progress.hpp"
 
 #include <fmt/format.h>
 
@@ -22,14 +22,14 @@ struct Told {
 
 }  // namespace
 
-VerifyProgress::VerifyProgress(World& world, const ProgressCallback& callback, int64_t total)
-    : world_(world.split(0, world.rank())), callback_(callback), rank_(world.rank()), done_(static_cast<size_t>(world.size())), finished_(static_cast<size_t>(world.size())) {
+RankProgress::RankProgress(World& world, const ProgressCallback& callback, int64_t total, const char* work)
+    : world_(world.split(0, world.rank())), callback_(callback), work_(work), rank_(world.rank()), done_(static_cast<size_t>(world.size())), finished_(static_cast<size_t>(world.size())) {
   ByteWriter mine;
   mine.put(total);
   for (const std::string& bytes : world_->all_gather(mine.take())) total_.push_back(ByteReader(bytes).get<int64_t>());
 }
 
-void VerifyProgress::tick(bool always) {
+void RankProgress::tick(bool always) {
   const auto now = Clock::now();
   if (const auto failed = world_->failure()) throw *failed;
   // Often enough that nobody's stall limit runs out while this rank works.
@@ -38,7 +38,7 @@ void VerifyProgress::tick(bool always) {
   if (callback_ && (always || now - called_ >= kCallEvery)) call_back(now);
 }
 
-void VerifyProgress::tell(bool last) {
+void RankProgress::tell(bool last) {
   told_ = Clock::now();
   ByteWriter message;
   message.put(Told{done_[static_cast<size_t>(rank_)], last});
@@ -47,7 +47,7 @@ void VerifyProgress::tell(bool last) {
     if (peer != rank_) world_->post(peer, bytes);
 }
 
-void VerifyProgress::hear() {
+void RankProgress::hear() {
   while (const std::optional<Message> message = world_->receive()) {
     const auto told = ByteReader(message->bytes).get<Told>();
     done_[static_cast<size_t>(message->from)] = told.done;
@@ -55,7 +55,7 @@ void VerifyProgress::hear() {
   }
 }
 
-void VerifyProgress::call_back(Clock::time_point now) {
+void RankProgress::call_back(Clock::time_point now) {
   called_ = now;
   const auto mine = static_cast<size_t>(rank_);
   LoadProgress progress;
@@ -71,10 +71,10 @@ void VerifyProgress::call_back(Clock::time_point now) {
   }
   rate(progress, now);
   if (!callback_(progress))
-    throw Error(Error::cancelled, fmt::format("checking was cancelled by its progress callback after {} of {} bytes", progress.bytes_done, progress.bytes_total));
+    throw Error(Error::cancelled, fmt::format("{} was cancelled by its progress callback after {} of {} bytes", work_, progress.bytes_done, progress.bytes_total));
 }
 
-void VerifyProgress::rate(LoadProgress& progress, Clock::time_point now) {
+void RankProgress::rate(LoadProgress& progress, Clock::time_point now) {
   past_.emplace_back(now, progress.all_bytes_done);
   while (past_.size() > 2 && now - past_.front().first > kRateOver) past_.pop_front();
   const double seconds = std::chrono::duration<double>(now - past_.front().first).count();
@@ -83,7 +83,7 @@ void VerifyProgress::rate(LoadProgress& progress, Clock::time_point now) {
   if (progress.bytes_per_second > 0) progress.seconds_left = static_cast<double>(progress.all_bytes_total - progress.all_bytes_done) / progress.bytes_per_second;
 }
 
-void VerifyProgress::finish() {
+void RankProgress::finish() {
   done_[static_cast<size_t>(rank_)] = total_[static_cast<size_t>(rank_)];
   tell(/*last=*/true);
   finished_[static_cast<size_t>(rank_)] = true;
@@ -94,7 +94,7 @@ void VerifyProgress::finish() {
     Awaited awaited{"", -1, {}};
     for (size_t r = 0; r < finished_.size(); ++r)
       if (!finished_[r]) awaited.text += (awaited.text.empty() ? "rank " : ", ") + std::to_string(r), awaited.rank = awaited.rank < 0 ? static_cast<int>(r) : awaited.rank;
-    awaited.text += " in the check of the checkpoint";
+    awaited.text += fmt::format(" in {}", work_);
     return awaited;
   }, [&] {
     const std::vector<int64_t> before = done_;
