@@ -26,6 +26,7 @@ LoadPlan plan_load(const std::filesystem::path& model, const Plan& plan, const L
   const ModelConfig config = read_config(checkpoint.storage());
   const std::vector<TensorSpec> table = tensor_table(config);
   std::vector<StoredTensor> tensors = checkpoint.resolve(config, table);
+  sort_by_place(tensors);
   std::vector<int> node_of(static_cast<size_t>(plan.world_size));
   if (ranks_per_node > 0) for (size_t rank = 0; rank < node_of.size(); ++rank) node_of[rank] = static_cast<int>(rank) / ranks_per_node;
   ReadPlanOptions blocks;

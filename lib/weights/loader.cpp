@@ -31,6 +31,7 @@ RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& pl
   const ModelConfig config = read_config(checkpoint.storage());  // the plan's may be that of the weights as held
   const std::vector<TensorSpec> table = tensor_table(config);
   std::vector<StoredTensor> tensors = checkpoint.resolve(config, table);
+  sort_by_place(tensors);
   const std::vector<ShardPiece> pieces = shard_pieces(tensors, config, rank);
   if (!options.shard_cache.empty())
     if (auto kept = load_cached(world, checkpoint, plan, config, pieces, backend, options)) return std::move(*kept);

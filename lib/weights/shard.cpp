@@ -24,13 +24,16 @@ ShardRange range_of(const StoredTensor& tensor, const Cut& part) {
 
 }  // namespace
 
+void sort_by_place(std::vector<StoredTensor>& tensors) {
+  std::sort(tensors.begin(), tensors.end(), [](const StoredTensor& a, const StoredTensor& b) { return std::tie(a.at.file, a.at.entry.begin) < std::tie(b.at.file, b.at.entry.begin); });
+}
+
 std::vector<ShardPiece> shard_pieces(const std::vector<StoredTensor>& tensors, const ModelConfig& config, const RankPlan& rank) {
   std::vector<ShardPiece> pieces;
   for (const StoredTensor& tensor : tensors)
     if (const auto part = cut(*tensor.spec, config, rank)) pieces.push_back({tensor, *part, range_of(tensor, *part)});
-  std::sort(pieces.begin(), pieces.end(), [](const ShardPiece& a, const ShardPiece& b) {
-    return std::tie(a.range.file, a.range.offset) < std::tie(b.range.file, b.range.offset);
-  });
+  const auto before = [](const ShardPiece& a, const ShardPiece& b) { return std::tie(a.range.file, a.range.offset) < std::tie(b.range.file, b.range.offset); };
+  if (!std::is_sorted(pieces.begin(), pieces.end(), before)) std::sort(pieces.begin(), pieces.end(), before);
   return pieces;
 }
 

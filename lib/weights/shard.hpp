@@ -21,6 +21,9 @@ struct ShardPiece {
   ShardRange range;
 };
 
+/// In the order of files and offsets: the pieces of every rank then come in order without sorting each time.
+DSINFER_INTERNAL void sort_by_place(std::vector<StoredTensor>& tensors);
+
 /// All pieces of a rank in the order of files and offsets.
 DSINFER_INTERNAL std::vector<ShardPiece> shard_pieces(const std::vector<StoredTensor>& tensors, const ModelConfig& config, const RankPlan& rank);
 
