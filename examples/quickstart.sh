@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 source cmake/need-packages.sh
 
 need_packages build-essential cmake ninja-build pkg-config \
-  libfmt-dev nlohmann-json3-dev libpcre2-dev libexpat1-dev libarchive-dev libxxhash-dev liburing-dev libibverbs-dev libopenmpi-dev openmpi-bin
+  libfmt-dev nlohmann-json3-dev libpcre2-dev libexpat1-dev libarchive-dev libxxhash-dev liburing-dev libcurl4-openssl-dev libibverbs-dev libopenmpi-dev openmpi-bin
 
 build=build/quickstart
 if [ ! -f $build/build.ninja ]; then

@@ -11,7 +11,8 @@ cores=$(nproc)
 started=$SECONDS
 
 need_packages build-essential cmake ninja-build pkg-config python3 \
-  libfmt-dev nlohmann-json3-dev libpcre2-dev libexpat1-dev libarchive-dev libxxhash-dev liburing-dev libibverbs-dev libopenmpi-dev openmpi-bin libgtest-dev libgmock-dev || exit 1
+  libfmt-dev nlohmann-json3-dev libpcre2-dev libexpat1-dev libarchive-dev libxxhash-dev liburing-dev libcurl4-openssl-dev libibverbs-dev libopenmpi-dev openmpi-bin \
+  libgtest-dev libgmock-dev python3-botocore || exit 1
 if command -v nvcc >/dev/null; then echo "nvcc is here, but this version has nothing to compile with it: no CUDA backend yet."; fi
 
 passed=0 failed=0 failed_names=()

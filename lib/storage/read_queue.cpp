@@ -86,7 +86,7 @@ class Queue final : public ReadQueue {
 Job Queue::job_of(Read&& read) {
   Job job;
   job.read = std::move(read);
-  if (remote_ || !job.read.source->path()) return job;
+  if (!job.read.source->path()) return job;
   job.file = files_.of(*job.read.source);
   if (!job.file) return job;  // no descriptor left
   const auto& [source, offset, out, tag, shared] = job.read;

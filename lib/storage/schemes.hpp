@@ -5,5 +5,8 @@
 namespace dsinfer {
 
 std::unique_ptr<Storage> open_folder(const std::filesystem::path& folder);
+std::unique_ptr<Storage> open_http(const std::string& model, const StorageOptions& options);
+std::unique_ptr<Storage> open_s3(const std::string& model, const StorageOptions& options);
+std::unique_ptr<Storage> open_hub(const std::string& model, const StorageOptions& options);
 
 }  // namespace dsinfer

@@ -13,8 +13,12 @@ namespace dsinfer {
 struct StorageOptions {
   std::filesystem::path cache;    ///< of downloaded files; empty = $DSINFER_CACHE, else $XDG_CACHE_HOME/dsinfer, else ~/.cache/dsinfer
   int retries = 5;                ///< of one request, with back-off, on refusals that may pass (408, 429, 5xx, connection lost, cut short)
+  int backoff_milliseconds = 200; ///< before the first retry; doubled for each further one, up to 10 s
   int stall_seconds = 60;         ///< a transfer that moves nothing for so long counts as lost
 };
+
+/// Told while a file is fetched: bytes that are there, and in all. false ends it with Error::cancelled.
+using KeepGoing = std::function<bool(int64_t done, int64_t total)>;
 
 /// Files by name ("config.json"; no folders, no ".."). Any thread.
 class DSINFER_INTERNAL Storage {
@@ -23,8 +27,11 @@ class DSINFER_INTERNAL Storage {
   /// Folder or URL without a slash at its end.
   virtual const std::string& name() const = 0;
   virtual bool exists(const std::string& file) = 0;
-  /// Throws not_found, io.
+  /// Throws not_found, io. Of a file that is not there as a copy, ranges are read over the network.
   virtual std::unique_ptr<Source> open(const std::string& file) = 0;
+  /// Where this storage keeps copies (hf://): brings one of `file` into the download cache, from which open() takes it from then on; no work if it is there.
+  /// Of threads and processes that ask at the same time one fetches, the others wait. false: files are read in place. Throws not_found, io, cancelled.
+  virtual bool fetch([[maybe_unused]] const std::string& file, [[maybe_unused]] const KeepGoing& keep_going = {}) { return false; }
   /// The folder if it is a local one; nullptr elsewhere.
   virtual const std::filesystem::path* folder() const { return nullptr; }
 };

@@ -1,0 +1,77 @@
+/// HttpClient: GET of whole files and ranges with retries, resumption and checks, over libcurl. Any number of threads.
+#pragma once
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "dsinfer/error.hpp"
+#include "storage/http_answer.hpp"
+#include "storage/storage.hpp"
+#include "storage/url.hpp"
+
+namespace dsinfer {
+
+/// A file as its server described it. Empty and -1: not known.
+struct HttpIdentity {
+  int64_t size = -1;
+  std::string etag, last_modified;
+};
+
+/// Where a file's last redirect led: hubs count the requests that they redirect, and a model is read in thousands.
+struct HttpShortcut {
+  std::mutex mutex;
+  std::optional<Url> url;
+  std::chrono::steady_clock::time_point learnt;
+};
+
+struct HttpRequest {
+  Url url;
+  std::string name;                  ///< for errors
+  int64_t first = 0, bytes = -1;     ///< the range; bytes -1: all from `first` on
+  HttpIdentity expected;             ///< what the answer must agree with
+  /// Headers with credentials, made anew for each attempt; sent to url's origin alone. `range`: the value of the Range header, may be empty.
+  std::function<std::vector<std::string>(const Url& url, const std::string& range)> sign;
+  std::shared_ptr<HttpShortcut> shortcut;  ///< redirects are remembered in it; may be null
+  std::string access_remedy;         ///< said where the server answers 401 or 403
+  const std::atomic<bool>* stop = nullptr;  ///< ends it soon with Error::cancelled
+};
+
+/// Bytes as they come, in order: `at` counts from 0 = the first byte asked for. May throw, which ends the request.
+using HttpSink = std::function<void(int64_t at, std::span<const std::byte> bytes)>;
+
+class DSINFER_INTERNAL HttpClient {
+ public:
+  explicit HttpClient(const StorageOptions& options);
+  HttpClient(const HttpClient&) = delete;
+  HttpClient& operator=(const HttpClient&) = delete;
+  ~HttpClient();
+
+  /// All bytes of the range, and no other. Throws io, not_found, cancelled.
+  HttpAnswer get(const HttpRequest& request, const HttpSink& sink);
+  /// Asks for the first byte alone: status 206, or 200 from servers without ranges, 416 for empty files; every refusal that will not pass is given back.
+  HttpAnswer probe(const HttpRequest& request);
+  /// What a refused answer means, for `request`.
+  static Error refusal(const HttpRequest& request, const HttpAnswer& answer);
+
+ private:
+  struct Handle;
+  struct Attempt;
+  struct Watch;
+  class Lease;
+  Attempt attempt(const Url& url, const std::vector<std::string>& headers, Watch& watch);
+  Attempt follow(const HttpRequest& request, const std::string& range, Watch& watch);
+  void pause(const HttpRequest& request, int failures, const Attempt& last);
+  [[noreturn]] void give_up(const HttpRequest& request, int attempts, std::chrono::steady_clock::time_point since, const Attempt& last);
+
+  StorageOptions options_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Handle>> idle_;
+};
+
+}  // namespace dsinfer
