@@ -45,7 +45,7 @@ std::vector<int32_t> read_tokens(const Settings& s, const ModelConfig& config) {
   std::ifstream file(s.text_file, std::ios::binary);
   if (!file) throw Error(Error::not_found, "cannot read the text file " + s.text_file);
   const std::string text(std::istreambuf_iterator<char>(file), {});
-  std::vector<int32_t> ids = Tokenizer::load(s.model.model).encode(text);
+  std::vector<int32_t> ids = Tokenizer::load(local_model_files(s.model.model)).encode(text);
   if (!s.no_bos && config.bos_token_id >= 0) ids.insert(ids.begin(), static_cast<int32_t>(config.bos_token_id));
   return ids;
 }
@@ -125,7 +125,7 @@ int run(World& world, const Settings& settings) {
   std::vector<int32_t> ids;
   in_agreement(world, [&] {
     if (world.rank() != 0) return;
-    const ModelConfig config = ModelConfig::load(settings.model.model);
+    const ModelConfig config = ModelConfig::load(local_model_files(settings.model.model));
     ids = read_tokens(settings, config);
     if (ids.size() < 2) throw Error(Error::invalid_argument, "there are " + std::to_string(ids.size()) + " tokens; scoring needs at least 2");
     for (const int32_t id : ids) {

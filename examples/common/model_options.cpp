@@ -19,8 +19,10 @@ std::string shipped_model() {
 
 void ModelOptions::add_to(OptionList& o) {
   model = shipped_model();
-  o.text("model", "DIR", "folder with config.json and safetensors (default: the shipped model)", model);
+  o.text("model", "DIR", "folder with config.json and safetensors, or http(s)://, s3://, hf://org/repo (default: the shipped model)", model);
   o.text("plan", "SPEC|FILE", "tp=2,pp=2,dp=4,ep=8, or a plan in JSON (default: chosen for the number of ranks)", plan);
+  o.text("weights", "FORMAT", "hold linear weights as: stored (default), bf16, fp8", weights);
+  o.text("shards", "DIR", "folder of shards saved for this plan by example_load --save-shards (default: none)", shards);
   o.text("device", "NAME", "cpu (default) or cuda", device);
   o.integer("max-len", "N", "longest prompt and answer (default: the model's context)", max_len, 1);
   o.integer("max-step-tokens", "N", "rows of one data-parallel rank in one step (default 512)", max_tokens, 1);
@@ -41,9 +43,13 @@ dsinfer::ForwardOptions ModelOptions::forward(dsinfer::World& world) const {
   out.max_sequences = max_sequences;
   out.num_pages = num_pages;
   out.progress = loading_progress(world.rank(), world.size());
+  out.load.shard_cache = shards;
   dsinfer::in_agreement(world, [&] {
+    if (weights == "bf16") out.load.weights = dsinfer::WeightFormat::bf16;
+    else if (weights == "fp8") out.load.weights = dsinfer::WeightFormat::fp8;
+    else if (weights != "stored") throw dsinfer::Error(dsinfer::Error::invalid_argument, "--weights is \"" + weights + "\", expected stored, bf16 or fp8");
     if (plan.empty()) return;
-    const dsinfer::ModelConfig config = dsinfer::ModelConfig::load(model);
+    const dsinfer::ModelConfig config = dsinfer::held_config(dsinfer::ModelConfig::load(dsinfer::local_model_files(model)), out.load.weights);
     if (fs::is_regular_file(plan)) {
       std::ifstream file(plan, std::ios::binary);
       out.plan = dsinfer::Plan::from_json(std::string(std::istreambuf_iterator<char>(file), {}), config);
@@ -57,7 +63,9 @@ dsinfer::ForwardOptions ModelOptions::forward(dsinfer::World& world) const {
 std::optional<dsinfer::Tokenizer> load_tokenizer(dsinfer::World& world, const std::string& model) {
   std::optional<dsinfer::Tokenizer> tokenizer;
   dsinfer::in_agreement(world, [&] {
-    if (world.rank() == 0 && fs::exists(fs::path(model) / "tokenizer.json")) tokenizer = dsinfer::Tokenizer::load(model);
+    if (world.rank() != 0) return;
+    const fs::path words = dsinfer::local_model_files(model);
+    if (fs::exists(words / "tokenizer.json")) tokenizer = dsinfer::Tokenizer::load(words);
   });
   return tokenizer;
 }

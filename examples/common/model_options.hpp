@@ -10,7 +10,7 @@
 namespace example {
 
 struct ModelOptions {
-  std::string model, plan, device = "cpu";
+  std::string model, plan, weights = "stored", shards, device = "cpu";
   int64_t threads = 0, max_len = 0, max_tokens = 512, max_sequences = 64, num_pages = 0;
   double stall_timeout = 60;  ///< seconds
 

@@ -55,4 +55,10 @@ LoadedWeights load(World& world, const std::filesystem::path& model, const Plan&
   return LoadedWeights(std::move(impl));
 }
 
+std::filesystem::path local_model_files(const std::filesystem::path& model, const LoadOptions& options) {
+  StorageOptions storage;
+  storage.cache = options.download_cache;
+  return local_words(*open_storage(model.string(), storage), storage);
+}
+
 }  // namespace dsinfer
