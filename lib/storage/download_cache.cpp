@@ -149,8 +149,11 @@ class Fetch {
   void run(const KeepGoing& keep_going) {
     const int64_t chunks = (download_.size - next_ + download_.chunk_bytes - 1) / download_.chunk_bytes;
     for (int64_t i = 0; i < std::min<int64_t>(chunks, download_.connections); ++i) {
+      {
+        const std::lock_guard lock(mutex_);
+        ++working_;
+      }
       threads_.push_back(quiet_thread([this] { work(); }));
-      ++working_;
     }
     std::unique_lock lock(mutex_);
     while (working_ > 0 && !error_) {

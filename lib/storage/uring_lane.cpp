@@ -88,8 +88,9 @@ class Lane final : public UringLane {
 
 // Queues what is left of the slot's read. There is room: the queue has as many entries as there are slots, and twice that for cancelling.
 void Lane::start(size_t slot) {
-  const Job& job = ring_->slots[slot].job;
+  Job& job = ring_->slots[slot].job;
   const int64_t at = job.read.offset + static_cast<int64_t>(job.done);
+  job.bypass = job.bypass && job.file->direct_descriptor() >= 0;  // refused to another read meanwhile
   std::span<std::byte> rest = job.read.out.subspan(job.done, std::min(job.read.out.size() - job.done, kMaxRead));
   if (!job.bypass) rest = rest.first(std::min(rest.size(), job.needed - job.done));
   io_uring_sqe* entry = io_uring_get_sqe(&ring_->ring);
