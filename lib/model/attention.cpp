@@ -15,6 +15,7 @@ Attention::Attention(const ModelConfig& config, const WeightSet& weights, const 
       scale_(static_cast<float>(config.softmax_scale())) {
   if (config.q_lora_rank > 0) {
     q_a_ = &weights.matrix(prefix + "q_a_proj.weight");
+    latents_ = weights.fused(prefix + "q_a_proj.weight");
     q_a_norm_ = weights.vector(prefix + "q_a_layernorm.weight");
   }
 }
@@ -38,9 +39,15 @@ void Attention::project(Context& context, const StepRows& step, const CacheView&
   const TensorView h = ws.h.rows(0, T), q = ws.q.rows(0, T);
   const TensorView q_flat = q.reshape({T, heads * c.qk_head_dim()});
   constexpr float latent_eps = static_cast<float>(ModelConfig::kLatentNormEps);
+  const TensorView latents_in = ws.latents_in.rows(0, T), kv_a = latents_in.slice(1, c.q_lora_rank, c.q_lora_rank + c.cache_dim());
+  if (latents_) {
+    backend.linear(latents_in, h, *latents_);
+  } else {
+    if (q_a_) backend.linear(latents_in.slice(1, 0, c.q_lora_rank), h, *q_a_);
+    backend.linear(kv_a, h, *kv_a_);
+  }
   if (q_a_) {
-    const TensorView q_latent = ws.q_latent_in.rows(0, T);
-    backend.linear(q_latent, h, *q_a_);
+    const TensorView q_latent = latents_in.slice(1, 0, c.q_lora_rank);
     backend.rms_norm(q_latent, q_latent, q_a_norm_, latent_eps);
     backend.linear(q_flat, q_latent, *q_);
   } else {
@@ -49,8 +56,7 @@ void Attention::project(Context& context, const StepRows& step, const CacheView&
   const TensorView positions = step.attention.positions;
   backend.rope(q.slice(2, c.qk_nope_head_dim, c.qk_head_dim()), positions, context.rope_table, c.rope_interleave);
 
-  const TensorView kv_a = ws.kv_a.rows(0, T), latent = ws.latent.rows(0, T);
-  backend.linear(kv_a, h, *kv_a_);
+  const TensorView latent = ws.latent.rows(0, T);
   backend.rms_norm(latent, kv_a.slice(1, 0, c.kv_lora_rank), kv_a_norm_, latent_eps);
   const TensorView key_rope = kv_a.slice(1, c.kv_lora_rank, c.cache_dim());
   TensorView one_head = key_rope;  // [T, 1, dr]: the rope key is shared by all heads

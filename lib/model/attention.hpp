@@ -21,6 +21,7 @@ class Attention {
   void prefill_segment(Context& context, int64_t first_row, const Segment& segment, TensorView pages, const CacheView& cache) const;
 
   const Weight* q_a_ = nullptr;  // [rq, H]; absent without q_lora
+  const Weight* latents_ = nullptr;  // [rq + rkv + dr, H]: q_a and kv_a, where they lie back to back
   TensorView q_a_norm_;          // [rq] f32
   const Weight* q_;              // [heads · (dn + dr), rq or H]
   const Weight* kv_a_;           // [rkv + dr, H]

@@ -13,6 +13,7 @@ class Mlp {
   void forward(Context& context, TensorView out, TensorView x) const;
 
  private:
+  const Weight* gate_up_;  // [2·I, H]: gate and up, where they lie back to back
   const Weight* gate_;  // [I, H]
   const Weight* up_;    // [I, H]
   const Weight* down_;  // [H, I]

@@ -24,7 +24,9 @@ Moe::Moe(const ModelConfig& config, const RankPlan& rank, const WeightSet& weigh
     expert_gate_.push_back(weights.matrix(expert + "gate_proj.weight"));
     expert_up_.push_back(weights.matrix(expert + "up_proj.weight"));
     expert_down_.push_back(weights.matrix(expert + "down_proj.weight"));
+    if (const Weight* gate_up = weights.fused(expert + "gate_proj.weight")) expert_gate_up_.push_back(*gate_up);
   }
+  if (expert_gate_up_.size() != expert_gate_.size()) expert_gate_up_.clear();
   if (config.n_shared_experts > 0) shared_.emplace(weights, prefix + "shared_experts.");
   offsets_.resize(expert_gate_.size() + 1);
 }
@@ -71,8 +73,12 @@ void Moe::own_experts(Context& context, TensorView out, TensorView x, const int3
   Backend& backend = context.backend;
   const TensorView rows = ws.pair_rows.rows(0, pairs), in = ws.pair_in.rows(0, pairs), gate_up = ws.pair_gate_up.rows(0, pairs);
   backend.gather_rows(in, x, rows);
-  backend.grouped_linear(gate_up.slice(1, 0, inner), in, expert_gate_, offsets_);
-  backend.grouped_linear(gate_up.slice(1, inner, 2 * inner), in, expert_up_, offsets_);
+  if (!expert_gate_up_.empty()) {
+    backend.grouped_linear(gate_up, in, expert_gate_up_, offsets_);
+  } else {
+    backend.grouped_linear(gate_up.slice(1, 0, inner), in, expert_gate_, offsets_);
+    backend.grouped_linear(gate_up.slice(1, inner, 2 * inner), in, expert_up_, offsets_);
+  }
   backend.silu_mul(ws.pair_act.rows(0, pairs), gate_up);
   backend.grouped_linear(ws.pair_out.rows(0, pairs), ws.pair_act.rows(0, pairs), expert_down_, offsets_);
   backend.scatter_add(out, ws.pair_out.rows(0, pairs), rows, ws.pair_scale.rows(0, pairs));

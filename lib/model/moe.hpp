@@ -20,6 +20,7 @@ class Moe {
   const Weight* gate_;                           // [E, H]
   TensorView bias_;                              // [E] f32, V3 only
   GateOptions options_;
+  std::vector<Weight> expert_gate_up_;           // own experts: [2·MI, H], or none unless all of them have gate and up back to back
   std::vector<Weight> expert_gate_, expert_up_, expert_down_;  // own experts: [MI, H], [MI, H], [H, MI]
   std::optional<Mlp> shared_;
   mutable std::vector<int64_t> offsets_;         // [own experts + 1] pairs of each expert

@@ -14,9 +14,8 @@ Workspace::Workspace(Arena& arena, const ModelConfig& c, const RankPlan& r, int6
   h = f32({T, H});
   branch = f32({T, H});
 
-  q_latent_in = f32({T, c.q_lora_rank});
+  latents_in = f32({T, c.q_lora_rank + c.cache_dim()});
   q = f32({T, heads, c.qk_head_dim()});
-  kv_a = f32({T, c.cache_dim()});
   latent = f32({T, c.kv_lora_rank});
   absorbed_q = f32({T, heads, c.kv_lora_rank});
   absorbed_o = f32({T, heads, c.kv_lora_rank});

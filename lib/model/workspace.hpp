@@ -20,9 +20,9 @@ struct DSINFER_INTERNAL Workspace {
   TensorView tokens, positions;      // [T] i32
   TensorView block_table;            // [T, max_pages] i32
   TensorView x, h, branch;           // [T, H]: residual, normed input, output of a sublayer
-  TensorView q_latent_in;            // [T, rq]
+  TensorView latents_in;             // [T, rq + rkv + dr]: q's latent, then the row of the cache; one product where their weights lie back to back
   TensorView q;                      // [T, heads, dn + dr]
-  TensorView kv_a, latent;           // [T, rkv + dr], [T, rkv]
+  TensorView latent;                 // [T, rkv]
   TensorView absorbed_q, absorbed_o; // [T, heads, rkv]
   TensorView o, o_part;              // [T, heads, dv]
   TensorView lse, lse_part;          // [T, heads]

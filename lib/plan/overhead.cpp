@@ -70,9 +70,8 @@ int64_t arena_bytes(const ModelConfig& c, const RankPlan& r, const StepLimits& l
   sum.words({T, limits.max_pages()});  // block_table
   for (int i = 0; i < 3; ++i) sum.rows({T, H});  // x, h, branch
 
-  sum.rows({T, c.q_lora_rank});
+  sum.rows({T, c.q_lora_rank + c.cache_dim()});
   sum.rows({T, heads, c.qk_head_dim()});
-  sum.rows({T, c.cache_dim()});
   sum.rows({T, c.kv_lora_rank});
   for (int i = 0; i < 2; ++i) sum.rows({T, heads, c.kv_lora_rank});  // absorbed_q, absorbed_o
   for (int i = 0; i < 2; ++i) sum.rows({T, heads, c.v_head_dim});    // o, o_part
