@@ -188,7 +188,8 @@ INSTANTIATE_TEST_SUITE_P(Checkpoints, OtherPlansTest,
                          testing::Values(Other{"fp8-tp", "tp=2", 2}, Other{"fp8-tp", "tp=2,ep=1", 2}, Other{"fp8-tp", "dp=2,ep=2", 2}, Other{"fp8-tp", "dp=2,ep=1", 2},
                                          Other{"fp8-tp", "tp=2,pp=2,ep=1", 4}, Other{"tp", "tp=8", 8}, Other{"tp", "tp=4,dp=2,ep=4", 8}, Other{"tp", "tp=2,pp=3", 6},
                                          Other{"moonlight", "tp=2,dp=2", 4}, Other{"v2", "tp=4,ep=2", 4}, Other{"v2-lite", "tp=2,dp=2,ep=2", 4}, Other{"k2", "dp=4", 4},
-                                         Other{"edge", "tp=1,pp=3", 3}, Other{"edge", "dp=3,ep=3", 3}, Other{"v3-f32", "tp=4,ep=1", 4}),
+                                         Other{"edge", "tp=1,pp=3", 3}, Other{"edge", "dp=3,ep=3", 3}, Other{"v3-f32", "tp=4,ep=1", 4}, Other{"awq", "tp=2", 2}, Other{"awq", "tp=2,pp=2,dp=2,ep=2", 8}, Other{"awq-128", "dp=2,ep=2", 2},
+                                         Other{"packed", "tp=2,ep=1", 2}, Other{"packed", "tp=2,dp=2,ep=4", 4}, Other{"packed-experts", "tp=4,ep=2", 4}, Other{"packed-experts", "dp=2,ep=1", 2}),
                          [](const auto& tested) {
                            std::string name = std::string(tested.param.model) + "_" + tested.param.spec;
                            for (char& c : name) if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
@@ -211,6 +212,9 @@ TEST(PlansRefused, WhereABlockOrAHeadWouldBeCut) {
   EXPECT_THAT(refused("fp8-tp", "tp=4,ep=4", 4), testing::HasSubstr("128"));   // 256 rows of the dense MLP over 4
   EXPECT_THAT(refused("edge", "tp=2", 2), testing::HasSubstr("3"));            // 3 heads
   EXPECT_THAT(refused("edge", "dp=2,ep=2", 2), testing::HasSubstr("9"));       // 9 experts
+  EXPECT_THAT(refused("awq", "tp=4", 4), testing::HasSubstr("int4 group of 64"));     // 32 columns of o_proj
+  EXPECT_THAT(refused("awq-128", "tp=2", 2), testing::HasSubstr("int4 group of 128"));
+  EXPECT_THAT(refused("packed-experts", "dp=4,ep=1", 4), testing::HasSubstr("int4 group of 32"));
   refused("plans", "pp=16", 16);                                               // 8 layers
   refused("plans", "tp=32", 32);
 }

@@ -28,6 +28,22 @@ struct Fp8Config {
   bool ue8m0 = false;                          ///< scale_fmt: activation scales are rounded up to powers of two
 };
 
+/// Who wrote 4-bit weights: AutoAWQ's "gemm" tensors (qweight, qzeros, scales; transposed), or compressed-tensors' pack-quantized ones (weight_packed, weight_scale).
+enum class Int4Layout { awq, pack_quantized };
+
+/// 4-bit group quantisation of the checkpoint's linear layers. Source: quantization_config.
+struct DSINFER_API Int4Config {
+  static constexpr int kBits = 4;
+  int64_t group_size = 128;               ///< input features that share a scale
+  bool zero_points = true;                ///< one for each scale; false: symmetric
+  Int4Layout layout = Int4Layout::awq;
+  /// Modules left as they are. awq: a part of the name; pack_quantized: the name, or after "re:" a pattern of its beginning.
+  std::vector<std::string> not_converted;
+
+  /// By the lists alone: "model.layers.3.mlp.experts.0.up_proj". What the files hold is trusted over it.
+  bool converts(std::string_view module) const;
+};
+
 /// Field names are the keys of config.json unless said otherwise.
 struct DSINFER_API ModelConfig {
   std::string model_type;  ///< deepseek_v3, deepseek_v2, kimi_k2
@@ -49,6 +65,7 @@ struct DSINFER_API ModelConfig {
   int64_t max_position_embeddings = 0;
   int64_t num_nextn_predict_layers = 0;
   std::optional<Fp8Config> fp8;  ///< absent: the checkpoint is not block quantised
+  std::optional<Int4Config> int4; ///< absent: no 4-bit weights
   int64_t bos_token_id = -1;     ///< -1 = absent
   std::vector<int64_t> eos_token_id;
 

@@ -55,11 +55,7 @@ void read_rope(const JsonObject& json, ModelConfig& config) {
   config.rope_interleave = json.boolean("rope_interleave", true);
 }
 
-std::optional<Fp8Config> read_fp8(const JsonObject& json) {
-  if (!json.has("quantization_config")) return std::nullopt;
-  const JsonObject quantization = json.object("quantization_config");
-  const std::string method = quantization.string("quant_method");
-  if (method != "fp8") unsupported(json.origin(), "quantization_config.quant_method", "\"" + method + "\"", "\"fp8\" (E4M3 blocks) and checkpoints without quantization_config");
+Fp8Config read_fp8(const JsonObject& json, const JsonObject& quantization) {
   const std::string fmt_name = quantization.string("fmt", "e4m3");
   if (fmt_name != "e4m3") unsupported(json.origin(), "quantization_config.fmt", "\"" + fmt_name + "\"", "\"e4m3\"");
   const std::string scheme = quantization.string("activation_scheme", "dynamic");
@@ -76,6 +72,16 @@ std::optional<Fp8Config> read_fp8(const JsonObject& json) {
   if (!fp8.ue8m0 && !scale_format.empty() && scale_format != "float")
     unsupported(json.origin(), "quantization_config.scale_fmt", "\"" + scale_format + "\"", "\"ue8m0\" or none");
   return fp8;
+}
+
+void read_quantization(const JsonObject& json, ModelConfig& config) {
+  if (!json.has("quantization_config")) return;
+  const JsonObject quantization = json.object("quantization_config");
+  const std::string method = quantization.string("quant_method");
+  if (method == "fp8") config.fp8 = read_fp8(json, quantization);
+  else if (method == "awq") config.int4 = read_awq(quantization, json.origin());
+  else if (method == "compressed-tensors") config.int4 = read_pack_quantized(quantization, json.origin());
+  else unsupported(json.origin(), "quantization_config.quant_method", "\"" + method + "\"", "\"fp8\" (E4M3 blocks), \"awq\", \"compressed-tensors\" (4-bit groups) and checkpoints without quantization_config");
 }
 
 Scoring read_scoring(const JsonObject& json, bool v2) {
@@ -162,7 +168,7 @@ ModelConfig parse_deepseek(const JsonObject& json) {
   config.eos_token_id = json.integers("eos_token_id");
   read_experts(json, config, v2);
   read_rope(json, config);
-  config.fp8 = read_fp8(json);
+  read_quantization(json, config);
 
   const int64_t heads = config.num_attention_heads;
   if (json.integer("num_key_value_heads", heads) != heads)

@@ -7,6 +7,9 @@ namespace dsinfer {
 
 /// All keys of `json` that inference uses, with the family's meaning of absent ones. `model_type` is known already.
 ModelConfig parse_deepseek(const JsonObject& json);
+/// The two forms of 4-bit checkpoints, from their quantization_config. Unknown settings are `unsupported`, naming the key.
+Int4Config read_awq(const JsonObject& json, const std::string& origin);
+Int4Config read_pack_quantized(const JsonObject& json, const std::string& origin);
 /// Refuses values that contradict each other or cannot be computed with; errors name key, value and what was expected.
 void check_deepseek(const ModelConfig& config, const std::string& origin);
 

@@ -22,6 +22,7 @@ class Checker {
     if (config_.n_routed_experts != 0) experts();
     rope();
     if (config_.fp8) blocks();
+    if (config_.int4) groups();
     sizes();
   }
 
@@ -95,6 +96,11 @@ class Checker {
   void blocks() const {
     positive("quantization_config.weight_block_size[0]", config_.fp8->block_rows, 1 << 20);
     positive("quantization_config.weight_block_size[1]", config_.fp8->block_cols, 1 << 20);
+  }
+
+  void groups() const {
+    const int64_t group = config_.int4->group_size;
+    require(group >= 8 && group <= 1 << 20 && group % 8 == 0, "quantization_config.group_size", group, "a multiple of 8 (values in a 32-bit word)");
   }
 
   void tensor(const char* keys, double elements) const {

@@ -80,6 +80,7 @@ class TableWriter {
     weight.quantisable = true;
     weight.row_group = row_group;
     weight.expert = expert;
+    if (config_.int4) return int4_parts(name, rows, cols, split, row_group, expert);
     if (!config_.fp8) return;
     weight.dtype = DType::e4m3;
     if (outline_) return;
@@ -87,8 +88,34 @@ class TableWriter {
     TensorSpec& scale = add(prefix_ + name + ".weight_scale_inv", {(rows + block_rows - 1) / block_rows, (cols + block_cols - 1) / block_cols}, split);
     scale.dtype = DType::f32;
     scale.is_scale = true;
+    scale.unit_rows = block_rows;
+    scale.unit_cols = block_cols;
     scale.row_group = row_group;
     scale.expert = expert;
+  }
+
+  // What a 4-bit checkpoint has in place of the weight just added.
+  void int4_parts(const std::string& name, int64_t rows, int64_t cols, Split split, int64_t row_group, int64_t expert) {
+    if (outline_) return;
+    constexpr int64_t kPacked = 8;  // values in a word
+    const bool awq = config_.int4->layout == Int4Layout::awq, converted = config_.int4->converts(prefix_ + name);
+    const int64_t group = config_.int4->group_size;
+    table_.back().expected = !converted;
+    const auto part = [&](Int4Part kind, const char* suffix, DType dtype, int64_t unit_rows, int64_t unit_cols) {
+      const int64_t r = (rows + unit_rows - 1) / unit_rows, c = (cols + unit_cols - 1) / unit_cols;
+      TensorSpec& spec = add(prefix_ + name + suffix, awq ? std::vector<int64_t>{c, r} : std::vector<int64_t>{r, c}, split);
+      spec.dtype = dtype;
+      spec.int4 = kind;
+      spec.expected = converted;
+      spec.transposed = awq;
+      spec.unit_rows = unit_rows;
+      spec.unit_cols = unit_cols;
+      spec.row_group = row_group;
+      spec.expert = expert;
+    };
+    part(Int4Part::words, awq ? ".qweight" : ".weight_packed", DType::i32, awq ? kPacked : 1, awq ? 1 : kPacked);
+    part(Int4Part::scales, awq ? ".scales" : ".weight_scale", DType::f16, 1, group);
+    if (config_.int4->zero_points) part(Int4Part::zeros, awq ? ".qzeros" : ".weight_zero_point", DType::i32, kPacked, group);
   }
 
   void norm(const char* name, int64_t dim) { add(prefix_ + name + ".weight", {dim}); }

@@ -22,6 +22,9 @@ enum class Split : uint8_t {
 /// Which stage holds it.
 enum class Home : uint8_t { layer, first_stage, last_stage };
 
+/// What a stored tensor is to the 4-bit weight that it is a part of.
+enum class Int4Part : uint8_t { none, words, zeros, scales };
+
 struct TensorSpec {
   std::string name;            ///< as in the checkpoint
   std::vector<int64_t> shape;  ///< row-major
@@ -32,10 +35,15 @@ struct TensorSpec {
   int64_t expert = -1;         ///< -1: not a routed expert's
   bool is_scale = false;       ///< `<weight>_scale_inv`, [⌈rows/block⌉, ⌈cols/block⌉]
   bool quantisable = false;    ///< stored e4m3 (with a scale) in an FP8 checkpoint
+  bool expected = true;        ///< false: a linear layer that the config says is stored in 4 bits; its "….weight" is there where the file left it alone
+  Int4Part int4 = Int4Part::none;
+  bool transposed = false;     ///< stored [in, out]
+  int64_t unit_rows = 1, unit_cols = 1;  ///< rows and columns of the weight that one stored element stands for
   int64_t row_group = 1;       ///< rows (or columns) that belong together under a head split: head width; 1 otherwise
 };
 
-/// Every tensor of a real checkpoint of this config, in the order globals, layers, MTP layers. MTP layers (index num_hidden_layers …)
+/// Every tensor of a real checkpoint of this config, in the order globals, layers, MTP layers. Where linear layers are stored in 4 bits, their "….weight" is
+/// listed before the parts, with `expected` false, and so are parts of layers that are not. MTP layers (index num_hidden_layers …)
 /// are included when num_nextn_predict_layers > 0. DeepSeek-V3: 91,991 entries, 688,574,839,360 bytes.
 DSINFER_INTERNAL std::vector<TensorSpec> tensor_table(const ModelConfig& config);
 

@@ -14,14 +14,14 @@ RankBytes rank_bytes(std::span<const TensorSpec> table, const StoredDType& store
     if (!dtype) continue;
     bytes.read += part->elements() * dtype_size(*dtype);
     bytes.held += part->elements() * dtype_size(held_dtype(spec, *dtype));
-    if (is_kv_b(spec)) bytes.held += part->elements() * dtype_size(DType::f32);
+    if (is_kv_b(spec)) bytes.held += weights_in(spec, *part) * dtype_size(DType::f32);
   }
   bytes.cache_per_token = rank.layers.size() * config.cache_dim() * cache_element;
   return bytes;
 }
 
 RankBytes rank_bytes(const ModelConfig& config, const RankPlan& rank, int64_t cache_element) {
-  return rank_bytes(tensor_table(config), [](const TensorSpec& spec) { return std::optional(spec.dtype); }, config, rank, cache_element);
+  return rank_bytes(tensor_table(config), [](const TensorSpec& spec) { return spec.expected ? std::optional(spec.dtype) : std::nullopt; }, config, rank, cache_element);
 }
 
 }  // namespace dsinfer

@@ -2,8 +2,6 @@
 
 #include <string_view>
 
-#include "dsinfer/error.hpp"
-
 namespace dsinfer {
 namespace {
 
@@ -16,12 +14,12 @@ bool holds(const TensorSpec& spec, const RankPlan& rank) {
   return spec.expert < 0 || rank.experts.contains(spec.expert);
 }
 
-// A range of weight rows (or columns) as a range of scale rows; the plan's rules put cuts on block edges, the last block may be ragged.
-Range to_blocks(Range range, int64_t block) { return {range.begin / block, (range.end + block - 1) / block}; }
+// A range of weight rows (or columns) as a range of stored ones, all that are touched. Only a matrix that is decoded on loading is cut within them.
+Range to_units(Range range, int64_t unit) { return {range.begin / unit, (range.end + unit - 1) / unit}; }
 
 }  // namespace
 
-std::optional<Cut> cut(const TensorSpec& spec, const ModelConfig& config, const RankPlan& rank) {
+std::optional<Cut> cut(const TensorSpec& spec, const ModelConfig&, const RankPlan& rank) {
   if (!holds(spec, rank)) return std::nullopt;
   Cut all{{0, spec.shape[0]}, {0, spec.shape.size() > 1 ? spec.shape[1] : 1}};
   Range part;
@@ -38,14 +36,13 @@ std::optional<Cut> cut(const TensorSpec& spec, const ModelConfig& config, const 
     case Split::expert_columns: by_columns = true; [[fallthrough]];
     case Split::expert_rows: part = rank.moe_inter; break;
   }
-  if (spec.is_scale) {
-    if (!config.fp8) throw Error(Error::internal, spec.name + " is a scale, but the model has no FP8 blocks");
-    part = to_blocks(part, by_columns ? config.fp8->block_cols : config.fp8->block_rows);
-  }
-  (by_columns ? all.cols : all.rows) = part;
+  (by_columns != spec.transposed ? all.cols : all.rows) = to_units(part, by_columns ? spec.unit_cols : spec.unit_rows);
   return all;
 }
 
-bool is_kv_b(const TensorSpec& spec) { return std::string_view(spec.name).ends_with(".self_attn.kv_b_proj.weight"); }
+bool is_kv_b(const TensorSpec& spec) {
+  const bool weight = std::string_view(spec.name).ends_with(".weight") || spec.int4 == Int4Part::words;
+  return weight && std::string_view(spec.name).find(".self_attn.kv_b_proj.") != std::string_view::npos;
+}
 
 }  // namespace dsinfer

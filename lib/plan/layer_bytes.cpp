@@ -10,7 +10,7 @@ namespace dsinfer {
 namespace {
 
 constexpr int64_t kFp8Block = 128;
-constexpr int64_t kInt4Bits = 4, kInt4GroupBits = 16 + 4;  // f16 scale and 4-bit zero of each group: 0.51953 B a weight in groups of 128
+constexpr int64_t kInt4Bits = 4, kInt4ScaleBits = 16, kInt4ZeroBits = 4;  // of each group: 0.51953 B a weight in groups of 128
 
 int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
@@ -18,7 +18,7 @@ int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block;
 class Scales {
  public:
   Scales(const ModelConfig& config, const Precisions& precisions)
-      : precisions_(precisions), fp8_(precisions.host ? config.fp8.has_value() : precisions.weights == Precision::fp8 || precisions.weights == Precision::fp8_bf16) {
+      : precisions_(precisions), stored_int4_(config.int4), fp8_(precisions.host ? config.fp8.has_value() : precisions.weights == Precision::fp8 || precisions.weights == Precision::fp8_bf16) {
     if (config.fp8) block_rows_ = config.fp8->block_rows, block_cols_ = config.fp8->block_cols;
   }
 
@@ -26,8 +26,10 @@ class Scales {
     if (!spec.quantisable) return part.elements() * dtype_size(precisions_.host ? held_dtype(spec, spec.dtype) : spec.dtype);
     const int64_t rows = part.rows.size(), cols = part.cols.size();
     if (fp8_) return rows * cols + blocks(rows, block_rows_) * blocks(cols, block_cols_) * dtype_size(DType::f32);
-    if (!precisions_.host && precisions_.weights == Precision::int4)
-      return (rows * cols * kInt4Bits + rows * blocks(cols, precisions_.int4_group) * kInt4GroupBits + 7) / 8;
+    if (int4(spec)) {
+      const int64_t group_bits = kInt4ScaleBits + (!stored_int4_ || stored_int4_->zero_points ? kInt4ZeroBits : 0);
+      return (rows * cols * kInt4Bits + rows * blocks(cols, precisions_.int4_group) * group_bits + 7) / 8;
+    }
     return rows * cols * dtype_size(DType::bf16);
   }
 
@@ -36,12 +38,20 @@ class Scales {
   int64_t absorbed_bytes(const Cut& part) const {
     if (precisions_.host) return part.elements() * dtype_size(DType::f32);
     if (fp8_) return part.elements() * (dtype_size(DType::bf16) - dtype_size(DType::e4m3));
-    if (precisions_.weights == Precision::int4) return part.elements() * (16 - kInt4Bits) / 8;
+    if (precisions_.weights == Precision::int4) return part.elements() * (16 - kInt4Bits) / 8;  // also of a checkpoint that leaves attention alone: an upper bound
     return 0;
   }
 
  private:
+  // A layer that the checkpoint at hand leaves unquantised stays so; one that has yet to be quantised will be.
+  bool int4(const TensorSpec& spec) const {
+    if (!precisions_.host && precisions_.weights != Precision::int4) return false;
+    if (!stored_int4_) return !precisions_.host;
+    return stored_int4_->converts(std::string_view(spec.name).substr(0, spec.name.size() - std::string_view(".weight").size()));
+  }
+
   Precisions precisions_;
+  std::optional<Int4Config> stored_int4_;
   bool fp8_;
   int64_t block_rows_ = kFp8Block, block_cols_ = kFp8Block;
 };

@@ -110,6 +110,7 @@ class Rules {
     if (experts_) widths.emplace_back("mlp.experts.*.down_proj", expert);
     if (experts_ && shared) widths.emplace_back("mlp.shared_experts.down_proj", shared);
     int64_t common = 0;
+    std::erase_if(widths, [&](const auto& named) { return !concerned(named.first); });
     for (const auto& [name, width] : widths) common = std::gcd(common, width);
     for (const auto& [name, width] : widths)
       if (width % units_.whole_cols != 0)
@@ -121,10 +122,18 @@ class Rules {
  private:
   int64_t slots() const { return config_.n_routed_experts + redundant_; }
 
+  bool concerned(std::string_view tensor) const {
+    if (tensor.starts_with("self_attn.")) return units_.attention;
+    if (tensor.starts_with("mlp.experts.")) return units_.experts;
+    return tensor.starts_with("mlp.shared_experts") ? units_.shared : units_.dense;
+  }
+
   Refusal rows(const char* degree, int64_t value, const std::string& tensor, int64_t size) const {
+    if (!concerned(tensor)) return {};
     return on_edge(units_.rule, units_.rows_name, degree, value, tensor, "rows", size, units_.rows);
   }
   Refusal columns(const char* degree, int64_t value, const std::string& tensor, int64_t size) const {
+    if (!concerned(tensor)) return {};
     return on_edge(units_.rule, units_.cols_name, degree, value, tensor, "columns", size, units_.cols);
   }
 
@@ -209,7 +218,32 @@ Refusal broken_by(const Rules& rules, const ModelConfig& config, const Degrees& 
 
 }  // namespace
 
+namespace {
+
+// Units of 4-bit groups for the kinds of layers that have any.
+CutUnits int4_units(const ModelConfig& config) {
+  const Int4Config& int4 = *config.int4;
+  constexpr int64_t kPacked = 8;
+  const bool rows_packed = int4.layout == Int4Layout::awq || int4.zero_points;
+  CutUnits units{rows_packed ? kPacked : 1, int4.group_size, int4.group_size, "int4-group", "int4 packing", "int4 group"};
+  if (int4.not_converted.empty()) return units;
+  const auto any = [&](int64_t layer, std::initializer_list<const char*> modules) {
+    return std::any_of(modules.begin(), modules.end(), [&](const char* module) { return int4.converts(fmt::format("model.layers.{}.{}", layer, module)); });
+  };
+  units.attention = units.dense = units.shared = units.experts = false;
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    units.attention = units.attention || any(i, {"self_attn.q_proj", "self_attn.q_a_proj", "self_attn.q_b_proj", "self_attn.kv_a_proj_with_mqa", "self_attn.kv_b_proj", "self_attn.o_proj"});
+    units.dense = units.dense || (!config.is_moe(i) && any(i, {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}));
+    units.shared = units.shared || (config.is_moe(i) && any(i, {"mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", "mlp.shared_experts.down_proj"}));
+    units.experts = units.experts || (config.is_moe(i) && any(i, {"mlp.experts.0.gate_proj", "mlp.experts.0.up_proj", "mlp.experts.0.down_proj"}));
+  }
+  return units;
+}
+
+}  // namespace
+
 CutUnits checkpoint_units(const ModelConfig& config) {
+  if (config.int4) return int4_units(config);
   if (!config.fp8) return {};
   return {config.fp8->block_rows, config.fp8->block_cols, 1, "fp8-block", "FP8 block", "FP8 block"};
 }

@@ -27,8 +27,10 @@ struct CutUnits {
   const char* rule = "";           ///< what a breach is called
   const char* rows_name = "";      ///< "FP8 block", "int4 packing"
   const char* cols_name = "";
+  /// Which matrices it is about.
+  bool attention = true, dense = true, shared = true, experts = true;
 };
-/// Of the checkpoint at hand: its FP8 blocks, or none.
+/// Of the checkpoint at hand: its FP8 blocks, its groups of 4-bit numbers, or none.
 CutUnits checkpoint_units(const ModelConfig& config);
 
 /// The first rule that `degrees` break with such units and `redundant` expert slots more than experts, or nothing.

@@ -26,7 +26,7 @@ CutUnits units_of(const ModelConfig& config, const Precisions& precisions) {
   if (precisions.host) return checkpoint_units(config);
   switch (precisions.weights) {
     case Precision::bf16: return {};
-    case Precision::int4: return {kInt4Packing, precisions.int4_group, precisions.int4_group, "int4-group", "int4 packing", "int4 group"};
+    case Precision::int4: if (config.int4) return checkpoint_units(config); return {kInt4Packing, precisions.int4_group, precisions.int4_group, "int4-group", "int4 packing", "int4 group"};
     case Precision::fp8: case Precision::fp8_bf16: break;
   }
   if (config.fp8) return checkpoint_units(config);
@@ -55,8 +55,11 @@ Precisions precisions_for(const ModelConfig& config, const Fleet& fleet, const S
   Precisions precisions;
   precisions.host = is_host(fleet.gpu);
   precisions.cache = request.cache.value_or(CachePrecision::bf16);
+  if (config.int4) precisions.int4_group = config.int4->group_size;
   if (request.precision) {
     precisions.weights = *request.precision;
+  } else if (config.int4) {
+    precisions.weights = Precision::int4;
   } else if (!config.fp8) {
     precisions.weights = Precision::bf16;
   } else if (fleet.gpu.fp8_units) {
@@ -72,8 +75,8 @@ std::optional<Refused> refuse_precision(const ModelConfig& config, const Precisi
   const auto refused = [](std::string detail) { return Refused{"precision", std::move(detail)}; };
   if (is_host(gpu)) {
     const bool fp8 = precisions.weights == Precision::fp8 || precisions.weights == Precision::fp8_bf16;
-    if (precisions.weights == Precision::int4 || fp8 != config.fp8.has_value())
-      return refused(fmt::format("precision {}: the CPU backend computes with a checkpoint as it is stored, here in {}; leave precision out", name, config.fp8 ? "fp8" : "bf16"));
+    if ((precisions.weights == Precision::int4) != config.int4.has_value() || fp8 != config.fp8.has_value())
+      return refused(fmt::format("precision {}: the CPU backend computes with a checkpoint as it is stored, here in {}; leave precision out", name, config.int4 ? "int4" : config.fp8 ? "fp8" : "bf16"));
     return {};
   }
   if (precisions.weights == Precision::fp8 && !gpu.fp8_units)

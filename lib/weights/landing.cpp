@@ -50,7 +50,7 @@ class RankLanding final : public Landing {
     if (begin == end || bytes.empty()) return;
     p.lander->take(begin, end, bytes);
     p.missing -= end - begin;
-    if (p.missing <= 0) p.lander->release();
+    if (p.missing <= 0) p.lander->complete();
   }
 
   WeightSet finish(const std::function<void()>& poll) override {
@@ -91,6 +91,7 @@ class RankLanding final : public Landing {
       return stored == DType::f32 ? land_as_stored(room_, target) : land_widened(room_, target, stored, name, false);
     }
     const Weight target = held_matrix(held, buffer_->data(), buffer_->place());
+    if (spec.int4 != Int4Part::none) return int4_lander(spec, target, name);
     if (spec.is_scale) {
       if (held.format == Format::fp8_block) return land_widened(room_, target.scale, stored, name, true);
       const auto scales = scales_of(tensor);
@@ -103,6 +104,17 @@ class RankLanding final : public Landing {
     if (stored == DType::e4m3 && held.format == Format::bf16) return land_decoded(room_, target.data, scales_of(tensor), name);
     if (stored != DType::e4m3 && held.format == Format::fp8_block) return land_quantised(room_, target, stored, name);
     return land_as_stored(room_, target.data);
+  }
+
+  std::unique_ptr<PieceLander> int4_lander(const TensorSpec& spec, const Weight& target, const PieceName& name) {
+    const bool awq = config_.int4->layout == Int4Layout::awq;
+    switch (spec.int4) {
+      case Int4Part::words: return awq ? land_awq_words(room_, target) : land_packed_words(room_, target);
+      case Int4Part::scales: return awq ? land_awq_scales(room_, target, name) : land_packed_scales(room_, target, name);
+      case Int4Part::zeros: return awq ? land_awq_zeros(room_, target) : land_packed_zeros(room_, target);
+      case Int4Part::none: break;
+    }
+    throw Error(Error::internal, spec.name + " is no part of a 4-bit weight");
   }
 
   // Shared by the landers of an FP8 weight and of its scales, whichever comes first.
@@ -126,10 +138,11 @@ class RankLanding final : public Landing {
 
   // key_up[h] = W_UKᵀ, value_up[h] = W_UV of head h, from the matrix as held, decoded before the cut so that blocks may straddle the two.
   void absorb(const HeldTensor& tensor) {
-    std::vector<std::byte> data, scale;
+    std::vector<std::byte> data, scale, zeros;
     Weight weight = held_matrix(tensor, buffer_->data(), buffer_->place());
     weight.data = on_host(weight.data, data);
     weight.scale = on_host(weight.scale, scale);
+    weight.zeros = on_host(weight.zeros, zeros);
     const TensorView key_up = held_key_up(tensor, config_, buffer_->data(), buffer_->place()), value_up = held_value_up(tensor, config_, buffer_->data(), buffer_->place());
     const int64_t latent = config_.kv_lora_rank, nope = config_.qk_nope_head_dim, value = config_.v_head_dim;
     std::vector<float> rows(static_cast<size_t>((nope + value) * latent)), key(static_cast<size_t>(nope * latent));
@@ -153,13 +166,17 @@ class RankLanding final : public Landing {
 }  // namespace
 
 int64_t rows_together(const TensorSpec& spec, DType stored, const ModelConfig& config, WeightFormat format) {
+  // A row of AWQ's words is an input feature: two of them share our bytes.
+  if (spec.int4 == Int4Part::words && spec.transposed) return config.int4->group_size;
   const bool quantised = !spec.is_scale && spec.shape.size() == 2 && stored != DType::e4m3 && held_format(spec, stored, format) == Format::fp8_block;
   return quantised ? held_config(config, format).fp8->block_rows : 1;
 }
 
-int landing_phase(const TensorSpec& spec) { return spec.is_scale ? 0 : 1; }
+int landing_phase(const TensorSpec& spec) { return spec.is_scale || spec.int4 == Int4Part::scales || spec.int4 == Int4Part::zeros ? 0 : 1; }
 
 std::unique_ptr<Landing> Landing::make(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend, WeightFormat format) {
+  if (config.int4 && format != WeightFormat::as_stored)
+    throw Error(Error::unsupported, fmt::format("{} holds 4-bit weights, which are loaded as stored only; leave the weights' format out", checkpoint.storage().name()));
   return std::make_unique<RankLanding>(checkpoint, pieces, config, rank, backend, format);
 }
 

@@ -29,10 +29,6 @@ class AsStored final : public PieceLander {
   TensorView target_;
 };
 
-[[noreturn]] void refuse_scale(const PieceName& name, float scale, int64_t begin, int64_t flat) {
-  throw Error(Error::bad_format, fmt::format("{}: tensor {} has the scale {} at block {}, expected finite numbers; fetch the file again", name.file, name.tensor, scale, name.place(begin, flat)));
-}
-
 class Widened final : public PieceLander {
  public:
   Widened(LandingRoom& room, TensorView target, DType stored, PieceName name, bool scales) : room_(room), target_(target), stored_(stored), name_(std::move(name)), scales_(scales) {}
@@ -81,7 +77,7 @@ class Decoded final : public PieceLander {
     });
     if (nan) throw Error(Error::bad_format, fmt::format("{}: tensor {} is NaN at {}, expected numbers; fetch the file again", name_.file, name_.tensor, name_.place(begin, *nan)));
   }
-  void release() override { scales_.reset(); }
+  void complete() override { scales_.reset(); }
 
  private:
   LandingRoom& room_;
@@ -119,6 +115,10 @@ class Quantised final : public PieceLander {
 };
 
 }  // namespace
+
+void refuse_scale(const PieceName& name, float scale, int64_t begin, int64_t flat) {
+  throw Error(Error::bad_format, fmt::format("{}: tensor {} has the scale {} at block {}, expected finite numbers; fetch the file again", name.file, name.tensor, scale, name.place(begin, flat)));
+}
 
 void LandingRoom::fill(TensorView target, const std::function<void(std::byte*)>& write) {
   if (target.elements() == 0) return;

@@ -33,8 +33,8 @@ class PieceLander {
   virtual ~PieceLander() = default;
   virtual std::byte* direct(int64_t, int64_t) { return nullptr; }
   virtual void take(int64_t begin, int64_t end, std::span<const std::byte> bytes) = 0;
-  /// All rows are there: what was kept for them may go.
-  virtual void release() {}
+  /// All rows are there: what was kept for them may go, what waited for the last goes where it belongs.
+  virtual void complete() {}
 };
 
 /// As stored, to `target` [rows, cols] or [rows].
@@ -47,5 +47,18 @@ std::unique_ptr<PieceLander> keep_scales(std::shared_ptr<BlockScales> scales, DT
 std::unique_ptr<PieceLander> land_decoded(LandingRoom& room, TensorView target, std::shared_ptr<BlockScales> scales, PieceName name);
 /// BF16, F16 or F32 to E4M3 codes and scales, a band of blocks at a time.
 std::unique_ptr<PieceLander> land_quantised(LandingRoom& room, const Weight& target, DType stored, PieceName name);
+
+/// 4-bit numbers, words of eight along the input features (pack-quantized): they lie as we hold them.
+std::unique_ptr<PieceLander> land_packed_words(LandingRoom& room, const Weight& target);
+/// Their scales [out, groups], refused if not finite, and zero points, words of eight along the output features [⌈out / 8⌉, groups].
+std::unique_ptr<PieceLander> land_packed_scales(LandingRoom& room, const Weight& target, PieceName name);
+std::unique_ptr<PieceLander> land_packed_zeros(LandingRoom& room, const Weight& target);
+/// AutoAWQ's: words [in, out / 8], zero points [groups, out / 8], scales [groups, out].
+std::unique_ptr<PieceLander> land_awq_words(LandingRoom& room, const Weight& target);
+std::unique_ptr<PieceLander> land_awq_scales(LandingRoom& room, const Weight& target, PieceName name);
+std::unique_ptr<PieceLander> land_awq_zeros(LandingRoom& room, const Weight& target);
+
+/// The error of a scale that is no finite number: element `flat` of rows from `begin` on.
+[[noreturn]] void refuse_scale(const PieceName& name, float scale, int64_t begin, int64_t flat);
 
 }  // namespace dsinfer

@@ -1,9 +1,12 @@
 #include "weights/layout.hpp"
 
+#include <fmt/format.h>
+
 #include <string_view>
 #include <unordered_map>
 
 #include "core/buffer.hpp"
+#include "dsinfer/error.hpp"
 #include "plan/cost.hpp"
 
 namespace dsinfer {
@@ -11,17 +14,9 @@ namespace {
 
 constexpr std::string_view kScaleSuffix = "_scale_inv";
 
-int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
+int64_t row_bytes(Format format, int64_t cols) { return format == Format::int4_group ? cols / 2 : cols * dtype_size(element_of(format)); }
 
-DType element_of(Format format) {
-  switch (format) {
-    case Format::f32: return DType::f32;
-    case Format::bf16: return DType::bf16;
-    case Format::f16: return DType::f16;
-    case Format::fp8_block: return DType::e4m3;
-  }
-  return DType::f32;
-}
+int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
 // The matrix that may follow `name` back to back; empty for most.
 std::string partner_name(const std::string& name) {
@@ -37,6 +32,7 @@ class LayoutWriter {
 
   HeldLayout write() && {
     for (size_t i = 0; i < pieces_.size(); ++i) enter(static_cast<int>(i));
+    for (HeldTensor& tensor : layout_.tensors) measure(tensor);
     pair_up();
     for (size_t i = 0; i < layout_.tensors.size(); ++i)
       if (!follows_[i]) place(layout_.tensors[i]);
@@ -55,17 +51,37 @@ class LayoutWriter {
     tensor.pieces.push_back(piece);
     layout_.tensor_of.push_back(it->second);
     if (spec.is_scale) return;  // follows from the weight
+    if (spec.int4 == Int4Part::scales) {
+      tensor.scale_dtype = p.tensor.dtype;
+      tensor.scale_bytes = p.cut.elements() * dtype_size(p.tensor.dtype);  // to be compared with the words
+    }
+    if (spec.int4 == Int4Part::zeros) tensor.zero_bytes = 1;  // measured once the weight is known
+    if (spec.int4 == Int4Part::scales || spec.int4 == Int4Part::zeros) return;
     tensor.vector = spec.shape.size() == 1;
     tensor.format = tensor.vector ? Format::f32 : held_format(spec, p.tensor.dtype, format_);
-    tensor.rows = p.cut.rows.size();
-    tensor.cols = p.cut.cols.size();
-    tensor.data_bytes = tensor.rows * tensor.cols * dtype_size(element_of(tensor.format));
+    tensor.rows = (spec.transposed ? p.cut.cols : p.cut.rows).size() * spec.unit_rows;
+    tensor.cols = (spec.transposed ? p.cut.rows : p.cut.cols).size() * spec.unit_cols;
+    tensor.absorbed = is_kv_b(spec);
+  }
+
+  void measure(HeldTensor& tensor) const {
+    tensor.data_bytes = tensor.rows * row_bytes(tensor.format, tensor.cols);
+    if (tensor.format == Format::int4_group) {
+      tensor.block_rows = 1;
+      tensor.block_cols = config_.int4->group_size;
+      const int64_t groups = tensor.rows * (tensor.cols / tensor.block_cols);
+      // A file may hold in 4 bits what its config lists as left alone, so that no rule of the plan has looked at it.
+      if (tensor.cols % tensor.block_cols != 0 || tensor.scale_bytes != groups * dtype_size(tensor.scale_dtype))
+        throw Error(Error::unsupported, fmt::format("tensor {}: a part of [{}, {}] is no whole number of groups of {} columns, or of words of 8; take a plan that does not cut it so", tensor.name,
+                                                    tensor.rows, tensor.cols, tensor.block_cols));
+      if (tensor.zero_bytes > 0) tensor.zero_bytes = (groups + 1) / 2;
+    }
     if (tensor.format == Format::fp8_block) {
       tensor.block_rows = held_.fp8->block_rows;
       tensor.block_cols = held_.fp8->block_cols;
       tensor.scale_bytes = blocks(tensor.rows, tensor.block_rows) * blocks(tensor.cols, tensor.block_cols) * dtype_size(DType::f32);
     }
-    if (is_kv_b(spec)) {
+    if (tensor.absorbed) {
       const int64_t heads = tensor.rows / (config_.qk_nope_head_dim + config_.v_head_dim);
       tensor.key_up_bytes = heads * config_.kv_lora_rank * config_.qk_nope_head_dim * dtype_size(DType::f32);
       tensor.value_up_bytes = heads * config_.kv_lora_rank * config_.v_head_dim * dtype_size(DType::f32);
@@ -85,7 +101,8 @@ class LayoutWriter {
   // Blocks of scales must not straddle the two.
   static bool joins(const HeldTensor& first, const HeldTensor& second) {
     return first.format == second.format && first.cols == second.cols && first.block_rows == second.block_rows && first.block_cols == second.block_cols &&
-           first.scale_dtype == second.scale_dtype && (first.zero_bytes > 0) == (second.zero_bytes > 0) && (first.format != Format::fp8_block || first.rows % first.block_rows == 0);
+           first.scale_dtype == second.scale_dtype && (first.zero_bytes > 0) == (second.zero_bytes > 0) && (first.format != Format::fp8_block || first.rows % first.block_rows == 0) &&
+           (first.zero_bytes == 0 || first.rows * (first.cols / first.block_cols) % 2 == 0);
   }
 
   void place(HeldTensor& tensor) {
@@ -121,9 +138,24 @@ class LayoutWriter {
 
 }  // namespace
 
-std::string held_name(const TensorSpec& spec) { return spec.is_scale ? spec.name.substr(0, spec.name.size() - kScaleSuffix.size()) : spec.name; }
+DType element_of(Format format) {
+  switch (format) {
+    case Format::f32: return DType::f32;
+    case Format::bf16: return DType::bf16;
+    case Format::f16: return DType::f16;
+    case Format::fp8_block: return DType::e4m3;
+    case Format::int4_group: return DType::u8;
+  }
+  return DType::f32;
+}
+
+std::string held_name(const TensorSpec& spec) {
+  if (spec.is_scale) return spec.name.substr(0, spec.name.size() - kScaleSuffix.size());
+  return spec.int4 == Int4Part::none ? spec.name : spec.name.substr(0, spec.name.rfind('.')) + ".weight";
+}
 
 Format held_format(const TensorSpec& spec, DType stored, WeightFormat format) {
+  if (spec.int4 != Int4Part::none) return Format::int4_group;
   if (stored == DType::e4m3) return format == WeightFormat::bf16 ? Format::bf16 : Format::fp8_block;
   if (spec.quantisable && format == WeightFormat::fp8) return Format::fp8_block;
   return stored == DType::bf16 ? Format::bf16 : stored == DType::f16 ? Format::f16 : Format::f32;

@@ -14,13 +14,14 @@ namespace dsinfer {
 struct HeldTensor {
   std::string name;            ///< "….weight" of the checkpoint's model, whatever the stored parts are called
   bool vector = false;         ///< 1-D, always f32
+  bool absorbed = false;       ///< kv_b_proj
   Format format = Format::f32;
   int64_t rows = 0, cols = 0;
   int64_t block_rows = 0, block_cols = 0;        ///< what one scale stands for: an FP8 block, or 1 × group of int4
   DType scale_dtype = DType::f32;
   int64_t data_at = -1, data_bytes = 0;
   int64_t scale_at = -1, scale_bytes = 0;
-  int64_t zero_at = -1, zero_bytes = 0;          ///< int4 with zero points
+  int64_t zero_at = -1, zero_bytes = 0;          ///< int4 with zero points; in core/format.hpp's layout, as all of it
   int64_t key_up_at = -1, key_up_bytes = 0;      ///< absorbed copies of kv_b_proj, f32
   int64_t value_up_at = -1, value_up_bytes = 0;
   int fused_with = -1;         ///< the tensor whose data, scales and zero points begin where these end
@@ -33,6 +34,9 @@ struct HeldLayout {
   int64_t buffer_bytes = 0;    ///< with alignment
   int64_t held_bytes = 0;      ///< without: RankMemory::weight_bytes
 };
+
+/// Element type of a format's data: u8 for pairs of 4-bit numbers.
+DSINFER_INTERNAL DType element_of(Format format);
 
 /// Name in the model of the tensor that a stored one is a part of: "….weight" for its scales.
 DSINFER_INTERNAL std::string held_name(const TensorSpec& spec);

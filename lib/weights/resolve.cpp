@@ -31,7 +31,7 @@ std::optional<TensorEntry> fused_slice(const TensorSpec& spec, const TensorEntry
 
 std::optional<Location> Checkpoint::locate(const TensorSpec& spec, const ModelConfig& config) const {
   if (const Location* at = find(spec.name)) return *at;
-  if (spec.expert < 0) return std::nullopt;
+  if (spec.expert < 0 || spec.int4 != Int4Part::none) return std::nullopt;
   const bool down = is_down(spec), up = spec.name.find(".up_proj.") != std::string::npos;
   // Half a block of gate and half of up would share a scale.
   if (spec.is_scale && !down && config.moe_intermediate_size % config.fp8->block_rows != 0) return std::nullopt;
@@ -47,6 +47,10 @@ std::optional<Location> Checkpoint::locate(const TensorSpec& spec, const ModelCo
 
 DType Checkpoint::usable_dtype(const TensorSpec& spec, const Location& at, const ModelConfig& config) const {
   const auto dtype = parse_dtype(at.entry.dtype);
+  if (spec.int4 == Int4Part::words || spec.int4 == Int4Part::zeros) {
+    if (at.entry.dtype == dtype_name(DType::i32)) return DType::i32;
+    throw Error(Error::bad_format, fmt::format("{}: tensor {} has dtype {}, expected I32", files_[static_cast<size_t>(at.file)].path, spec.name, at.entry.dtype));
+  }
   const char* expected = spec.is_scale ? "F32 or BF16" : spec.quantisable && config.fp8 ? "F8_E4M3, BF16, F16 or F32" : "BF16, F16 or F32";
   const bool good = dtype && (spec.is_scale ? *dtype == DType::f32 || *dtype == DType::bf16 : *dtype != DType::e4m3 || (spec.quantisable && config.fp8));
   if (good) return *dtype;
@@ -71,9 +75,12 @@ std::vector<StoredTensor> Checkpoint::resolve(const ModelConfig& config, const s
   std::vector<StoredTensor> found;
   found.reserve(table.size());
   bool quantised = false;  // whether the weight just seen is F8_E4M3; its scale is the table's next entry
+  bool packed = false;     // whether it is absent, to be stored in 4 bits; its parts are the next entries
   for (const TensorSpec& spec : table) {
-    if (is_prediction(spec, config) || (spec.is_scale && !quantised)) continue;
+    if (is_prediction(spec, config) || (spec.is_scale && !quantised) || (spec.int4 != Int4Part::none && !packed)) continue;
     quantised = false;
+    if (spec.int4 == Int4Part::none) packed = config.int4 && spec.quantisable && !find(spec.name) && !(spec.expert >= 0 && find(fused_name(spec)));
+    if (packed && spec.int4 == Int4Part::none) continue;
     try {
       found.push_back(stored(spec, config));
       quantised = found.back().dtype == DType::e4m3;

@@ -30,16 +30,6 @@ Segment segment(const std::string& name, DType dtype, std::vector<int64_t> shape
   return {name, dtype_name(dtype), std::move(shape), at, bytes};
 }
 
-DType element_of(Format format) {
-  switch (format) {
-    case Format::f32: return DType::f32;
-    case Format::bf16: return DType::bf16;
-    case Format::f16: return DType::f16;
-    case Format::fp8_block: return DType::e4m3;
-    default: return DType::u8;
-  }
-}
-
 int64_t blocks(int64_t size, int64_t block) { return block > 0 ? (size + block - 1) / block : 0; }
 
 // The whole buffer, in its order, without gaps.

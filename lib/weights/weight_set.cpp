@@ -23,6 +23,7 @@ void WeightSet::each(const std::function<void(const std::string&, const TensorVi
   for (const auto& [name, weight] : matrices_) {
     call(name, weight.data);
     if (weight.scale) call(name + "_scale_inv", weight.scale);
+    if (weight.zeros) call(name + "#zeros", weight.zeros);  // two 4-bit zero points to a byte
   }
   for (const auto& [name, weight] : key_up_) call(name + "#key_up", weight.data);
   for (const auto& [name, weight] : value_up_) call(name + "#value_up", weight.data);

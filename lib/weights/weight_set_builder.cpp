@@ -5,16 +5,6 @@
 namespace dsinfer {
 namespace {
 
-DType element_of(Format format) {
-  switch (format) {
-    case Format::f32: return DType::f32;
-    case Format::bf16: return DType::bf16;
-    case Format::f16: return DType::f16;
-    case Format::fp8_block: return DType::e4m3;
-  }
-  return DType::f32;
-}
-
 int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
 int64_t heads_of(const HeldTensor& kv_b, const ModelConfig& config) { return kv_b.rows / (config.qk_nope_head_dim + config.v_head_dim); }
@@ -31,7 +21,15 @@ HeldTensor joined(const HeldTensor& first, const HeldTensor& second) {
 Weight held_matrix(const HeldTensor& tensor, std::byte* base, Place place) {
   Weight weight;
   weight.format = tensor.format;
-  weight.data = TensorView(base + tensor.data_at, element_of(tensor.format), {tensor.rows, tensor.cols}, place);
+  weight.data = TensorView(base + tensor.data_at, element_of(tensor.format), {tensor.rows, tensor.format == Format::int4_group ? tensor.cols / 2 : tensor.cols}, place);
+  if (tensor.format == Format::int4_group) {
+    weight.block_rows = 1;
+    weight.block_cols = tensor.block_cols;
+    const int64_t groups = tensor.cols / tensor.block_cols;
+    weight.scale = TensorView(base + std::max<int64_t>(tensor.scale_at, 0), tensor.scale_dtype, {tensor.rows, groups}, place);
+    if (tensor.zero_bytes > 0) weight.zeros = TensorView(base + tensor.zero_at, DType::u8, {(tensor.rows * groups + 1) / 2}, place);
+    return weight;
+  }
   if (tensor.format != Format::fp8_block) return weight;
   weight.block_rows = tensor.block_rows;
   weight.block_cols = tensor.block_cols;

@@ -33,6 +33,12 @@ bool is_weight(const Weight& w) {
     case Format::f32: return is(w.data, 2, DType::f32);
     case Format::bf16: return is(w.data, 2, DType::bf16);
     case Format::f16: return is(w.data, 2, DType::f16);
+    case Format::int4_group: {
+      const bool scaled = is(w.scale, 2, DType::f16) || is(w.scale, 2, DType::bf16) || is(w.scale, 2, DType::f32);
+      const int64_t group = w.block_cols;
+      return is(w.data, 2, DType::u8) && scaled && group > 0 && group % 2 == 0 && w.scale.dim(0) == w.out_dim() && w.scale.dim(1) * group == w.in_dim() &&
+             (!w.zeros || (is(w.zeros, 1, DType::u8) && w.zeros.dim(0) >= (w.out_dim() * w.scale.dim(1) + 1) / 2));
+    }
     case Format::fp8_block: break;
   }
   const int64_t r = w.block_rows, c = w.block_cols;

@@ -68,9 +68,10 @@ void CpuBackend::product(float* out, int64_t ldo, const Activations& x, const We
   if (x.scale) return product_w8a8(out, ldo, x, w, first, last, part);
   const cpu::Matrix m = cpu::matrix_of(w);
   const int64_t depth = w.in_dim();
-  const bool blocks_of_lanes = w.format != Format::fp8_block || w.block_cols % 16 == 0;
+  const bool int4 = w.format == Format::int4_group;  // always decoded first
+  const bool blocks_of_lanes = !int4 && (w.format != Format::fp8_block || w.block_cols % 16 == 0);
   if (depth == 0 || (x.rows <= kernels_.direct_rows && blocks_of_lanes)) {
-    kernels_.dot[index(w.format)](out + first, ldo, x.x, x.ld, x.rows, m, first, last - first, depth);
+    kernels_.dot[index(int4 ? Format::f32 : w.format)](out + first, ldo, x.x, x.ld, x.rows, m, first, last - first, depth);
     return;
   }
   // The f32 form of a panel of w is made once and meets all rows of x; sums that are not finished wait in `state`, lane by lane.
@@ -87,6 +88,8 @@ void CpuBackend::product(float* out, int64_t ldo, const Activations& x, const We
         if (w.format == Format::f32) {
           panel = w.data.row<float>(n) + k;
           ldw = w.data.stride[0];
+        } else if (int4) {
+          for (int64_t i = 0; i < outputs; ++i) decode_int4(tile + i * kPanelDepth, w, n + i, k, end);
         } else {
           for (int64_t i = 0; i < outputs; ++i) kernels_.decode[index(w.format)](tile + i * kPanelDepth, m, n + i, k, end);
         }
@@ -143,7 +146,7 @@ void CpuBackend::linear(TensorView out, TensorView x, const Weight& w) {
 }
 
 void CpuBackend::linear_per_head(TensorView out, TensorView x, const Weight& w) {
-  const bool plain = w.format != Format::fp8_block && w.data.rank == 3 && w.data.stride[2] == 1;
+  const bool plain = w.format != Format::fp8_block && w.format != Format::int4_group && w.data.rank == 3 && w.data.stride[2] == 1;
   expect(is(out, 3) && is(x, 3) && plain && is(w.data, 3, w.format == Format::f32 ? DType::f32 : w.format == Format::bf16 ? DType::bf16 : DType::f16) &&
              out.dim(0) == x.dim(0) && out.dim(1) == x.dim(1) && x.dim(1) == w.data.dim(0) && out.dim(2) == w.data.dim(1) && x.dim(2) == w.data.dim(2),
          "linear_per_head", {{"out", &out}, {"x", &x}, {"w", &w.data}});
