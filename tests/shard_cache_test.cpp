@@ -14,6 +14,7 @@
 #include "dsinfer/error.hpp"
 #include "dsinfer/version.hpp"
 #include "landed.hpp"
+#include "ranks.hpp"
 #include "scratch_folder.hpp"
 #include "weights/new_file.hpp"
 #include "weights/safetensors.hpp"
@@ -58,11 +59,11 @@ class ShardFileTest : public testing::Test {
   static constexpr int64_t kRows = 3000, kCols = 4000;  // 24 MB of bf16
   ShardFileTest() {
     HeldTensor vector, matrix, quantised;
-    vector = {"norm.weight", true, Format::f32, 33, 1};
+    vector = {.name = "norm.weight", .vector = true, .rows = 33, .cols = 1};
     vector.data_at = 0, vector.data_bytes = 33 * 4;
-    matrix = {"big.weight", false, Format::bf16, kRows, kCols};
+    matrix = {.name = "big.weight", .format = Format::bf16, .rows = kRows, .cols = kCols};
     matrix.data_at = 192, matrix.data_bytes = kRows * kCols * 2;
-    quantised = {"q.weight", false, Format::fp8_block, 130, 256};
+    quantised = {.name = "q.weight", .format = Format::fp8_block, .rows = 130, .cols = 256};
     quantised.block_rows = quantised.block_cols = 128;
     quantised.data_at = matrix.data_at + matrix.data_bytes, quantised.data_bytes = 130 * 256;
     quantised.scale_at = quantised.data_at + quantised.data_bytes, quantised.scale_bytes = 4 * 4;
@@ -299,6 +300,99 @@ TEST_F(ShardCacheTest, GivesEveryRankTheWeightsThatItHeld) {
 TEST_F(ShardCacheTest, KeepsWhatWasConverted) {
   check(testing_support::fp8_change(16), "tp=2", 2, WeightFormat::as_stored);
   check(testing_support::fp8_change(16), "tp=2", 2, WeightFormat::bf16);
+}
+
+// All ranks: what a caller sees.
+class SavedShardsTest : public testing::Test {
+ protected:
+  SavedShardsTest() {
+    config_ = testing_support::write_checkpoint(model(), testing_support::tiny_config_json({{"num_hidden_layers", 2}, {"n_routed_experts", 8}}));
+    options_.shard_cache = cache();
+  }
+  std::string model() const { return scratch_.path("model"); }
+  std::string cache() const { return scratch_.path("cache"); }
+  Plan plan(int ranks) const { return solve(config_, PlanRequest::parse(ranks == 16 ? "tp=4,pp=2,dp=2,ep=8" : "tp=2,dp=2,ep=4", ranks)); }
+  void save(int ranks) {
+    test::on_threads(ranks, [&](World& world) { save_shards(world, model(), plan(ranks), cache()); });
+  }
+  // What every rank's load ends with: "cache", "model" or its error.
+  std::vector<std::string> load_all(int ranks) {
+    std::vector<std::string> ends(static_cast<size_t>(ranks));
+    test::on_threads(ranks, [&](World& world) {
+      std::string& end = ends[static_cast<size_t>(world.rank())];
+      bool from_cache = false;
+      end = error_of([&] { from_cache = load(world, model(), plan(ranks), options_).report().from_shard_cache; });
+      if (end == "no error") end = from_cache ? "cache" : "model";
+    });
+    return ends;
+  }
+  std::string file_of(int rank) const {
+    for (const std::string& name : files_in(cache()))
+      if (name.starts_with("rank-0000" + std::to_string(rank))) return cache() + "/" + name;
+    return "";
+  }
+  ScratchFolder scratch_;
+  ModelConfig config_;
+  LoadOptions options_;
+};
+
+TEST_F(SavedShardsTest, AreLoadedByAllRanksWithTheSameWeights) {
+  for (const int ranks : {4, 16}) {
+    save(ranks);
+    EXPECT_EQ(files_in(cache()).size(), static_cast<size_t>(ranks));
+    test::on_threads(ranks, [&](World& world) {
+      const LoadedWeights a = load(world, model(), plan(ranks)), b = load(world, model(), plan(ranks), options_);
+      EXPECT_FALSE(a.report().from_shard_cache);
+      EXPECT_TRUE(b.report().from_shard_cache);
+      EXPECT_EQ(a.report().bytes_held, b.report().bytes_held);
+      const auto x = a.tensors(), y = b.tensors();
+      ASSERT_EQ(x.size(), y.size());
+      for (size_t i = 0; i < x.size(); ++i) {
+        int64_t bytes = x[i].dtype == "F32" ? 4 : 2;
+        for (const int64_t dim : x[i].shape) bytes *= dim;
+        EXPECT_EQ(x[i].name, y[i].name);
+        EXPECT_EQ(x[i].shape, y[i].shape);
+        EXPECT_EQ(std::memcmp(x[i].data, y[i].data, static_cast<size_t>(bytes)), 0) << x[i].name;
+      }
+    });
+    std::filesystem::remove_all(cache());
+  }
+}
+
+TEST_F(SavedShardsTest, AreRefusedOnAllRanksIfOneIsEdited) {
+  save(4);
+  EXPECT_THAT(load_all(4), testing::Each("cache"));
+  const std::string file = file_of(2);
+  flip(file, static_cast<int64_t>(std::filesystem::file_size(file)) - 100);
+  EXPECT_THAT(load_all(4), testing::Each(AllOf(HasSubstr("bad_format"), HasSubstr(file), HasSubstr("rank 2"))));
+}
+
+TEST_F(SavedShardsTest, AreRefusedForAChangedModelAndAnotherPlan) {
+  save(4);
+  {
+    std::ofstream(model() + "/config.json", std::ios::app) << "\n";
+  }
+  EXPECT_THAT(load_all(4), testing::Each(AllOf(HasSubstr("bad_format"), HasSubstr("fingerprint"))));
+  EXPECT_THAT(load_all(16), testing::Each(AllOf(HasSubstr("bad_format"), HasSubstr("the number of ranks is 4, this run has 16"))));
+}
+
+TEST_F(SavedShardsTest, AreLeftAloneIfARankHasNone) {
+  EXPECT_THAT(load_all(4), testing::Each("model"));
+  save(4);
+  std::filesystem::remove(file_of(3));
+  EXPECT_THAT(load_all(4), testing::Each("model"));
+}
+
+TEST_F(SavedShardsTest, LeaveNothingIfSavingIsCancelled) {
+  test::on_threads(4, [&](World& world) {
+    LoadOptions options;
+    int calls = 0;
+    options.progress = [&](const LoadProgress& progress) { return world.rank() != 1 || progress.bytes_done == 0 || ++calls < 2; };
+    EXPECT_THAT(error_of([&] { save_shards(world, model(), plan(4), cache(), options); }), AllOf(HasSubstr("cancelled"), HasSubstr("rank 1")));
+  });
+  for (const std::string& name : files_in(cache())) EXPECT_FALSE(name.ends_with(".part")) << name;
+  save(4);
+  EXPECT_THAT(load_all(4), testing::Each("cache"));
 }
 
 }  // namespace
