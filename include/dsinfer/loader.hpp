@@ -39,8 +39,8 @@ enum class WeightFormat : uint8_t { as_stored, bf16, fp8 };
 /// the checkpoint has none. Ask solve() with it for a plan to load in that format.
 DSINFER_API ModelConfig held_config(const ModelConfig& stored, WeightFormat weights);
 
-/// How files are read. automatic picks by what the system has and whether the bytes lie in the page cache. mmap: the CPU's weights stay in the file where their
-/// format allows it (no copy; local files, as_stored).
+/// How files are read. automatic picks by what the system has and whether the bytes lie in the page cache. mmap (weights that stay in the file) is refused as
+/// unsupported by this version.
 enum class ReadMethod : uint8_t { automatic, uring, direct, pread, mmap };
 
 struct LoadOptions {

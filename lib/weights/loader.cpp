@@ -27,6 +27,8 @@ ModelConfig read_config(Storage& storage) { return ModelConfig::parse(read_text(
 
 RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& plan, Backend& backend, const LoadOptions& options) {
   const auto started = std::chrono::steady_clock::now();
+  if (options.method == ReadMethod::mmap)
+    throw Error(Error::unsupported, "reading by mmap is not in this version: weights are copied into memory of their own; choose automatic");
   const RankPlan rank = plan.rank(world.rank());
   const ModelConfig config = read_config(checkpoint.storage());  // the plan's may be that of the weights as held
   const std::vector<TensorSpec> table = tensor_table(config);
