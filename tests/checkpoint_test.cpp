@@ -10,7 +10,7 @@
 
 #include "checkpoint_writer.hpp"
 #include "dsinfer/error.hpp"
-#include "weights/shard_loader.hpp"
+#include "weights/checkpoint.hpp"
 
 namespace dsinfer {
 namespace {

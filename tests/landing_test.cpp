@@ -6,7 +6,7 @@
 
 #include "checkpoint_writer.hpp"
 #include "landed.hpp"
-#include "weights/shard_loader.hpp"
+#include "plain_loader.hpp"
 
 namespace dsinfer {
 namespace {

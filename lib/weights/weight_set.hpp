@@ -34,7 +34,7 @@ class WeightSet {
   int64_t bytes() const { return bytes_; }
 
  private:
-  friend class ShardLoader;
+  friend class ShardLoader;  // of the tests
   friend class WeightSetBuilder;
   std::unordered_map<std::string, Weight> matrices_, key_up_, value_up_, fused_;
   std::unordered_map<std::string, TensorView> vectors_;

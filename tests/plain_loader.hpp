@@ -1,5 +1,5 @@
-#include "weights/shard_loader.hpp"
-
+/// A second loader, as plain as can be: one rank, one read at a time, every byte that it needs itself. What the real one is compared with.
+#pragma once
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,7 +8,11 @@
 #include <cstring>
 
 #include "plan/cost.hpp"
+#include "backend/backend.hpp"
+#include "dsinfer/loader.hpp"
+#include "weights/checkpoint.hpp"
 #include "weights/shard.hpp"
+#include "weights/weight_set.hpp"
 
 namespace dsinfer {
 namespace {
@@ -260,12 +264,12 @@ class ShardLoader {
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now(), reported_{};
 };
 
-WeightSet load_weights(const Checkpoint& checkpoint, const ModelConfig& config, const RankPlan& rank, Backend& backend, const ProgressCallback& progress,
+inline WeightSet load_weights(const Checkpoint& checkpoint, const ModelConfig& config, const RankPlan& rank, Backend& backend, const ProgressCallback& progress,
                        const std::function<void()>& poll) {
   return ShardLoader(checkpoint, config, rank, backend, progress, poll).load();
 }
 
-WeightSet load_weights(const std::filesystem::path& folder, const ModelConfig& config, const RankPlan& rank, Backend& backend, const ProgressCallback& progress,
+inline WeightSet load_weights(const std::filesystem::path& folder, const ModelConfig& config, const RankPlan& rank, Backend& backend, const ProgressCallback& progress,
                        const std::function<void()>& poll) {
   return load_weights(Checkpoint(folder), config, rank, backend, progress, poll);
 }
