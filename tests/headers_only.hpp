@@ -33,6 +33,7 @@ inline int write_headers(const std::filesystem::path& folder, const std::string&
     ++shard;
   };
   for (const TensorSpec& spec : table) {
+    if (!spec.expected) continue;
     int64_t bytes = dtype_size(spec.dtype);
     for (const int64_t dim : spec.shape) bytes *= dim;
     if (at > 0 && at + bytes > shard_bytes) close();

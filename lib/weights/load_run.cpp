@@ -31,7 +31,9 @@ int depth_of(const LoadTask& task) {
   return std::max<int>(4, 32 / static_cast<int>(ranks));
 }
 
-bool remote(const LoadTask& task) { return task.checkpoint.storage().folder() == nullptr; }
+bool remote(const LoadTask& task) {
+  return task.checkpoint.storage().folder() == nullptr && !task.reads.chunks.empty() && task.checkpoint.open(task.reads.chunks.front().file)->path() == nullptr;
+}
 
 }  // namespace
 

@@ -25,6 +25,25 @@ std::shared_ptr<Storage> open_model(const std::filesystem::path& model, const Lo
 
 ModelConfig read_config(Storage& storage) { return ModelConfig::parse(read_text(storage, "config.json"), storage.name() + "/config.json"); }
 
+namespace {
+
+// Where a storage keeps copies: the files that this rank reads, beginning at another one on every rank, so that the ranks of a node share the fetching out.
+void fetch_files(World& world, const Checkpoint& checkpoint, const ReadPlan& reads) {
+  std::vector<int> files;
+  for (const Chunk& chunk : reads.chunks)
+    if (chunk.reader == world.rank() && (files.empty() || files.back() != chunk.file)) files.push_back(chunk.file);
+  std::sort(files.begin(), files.end());
+  files.erase(std::unique(files.begin(), files.end()), files.end());
+  for (size_t i = 0; i < files.size(); ++i) {
+    const auto file = static_cast<size_t>(files[(i + static_cast<size_t>(world.rank())) % files.size()]);
+    const bool kept = checkpoint.storage().fetch(checkpoint.files()[file].name, [&](int64_t, int64_t) { return !world.failure(); });
+    if (const std::optional<Error> failed = world.failure()) throw *failed;
+    if (!kept) return;
+  }
+}
+
+}  // namespace
+
 RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& plan, Backend& backend, const LoadOptions& options) {
   const auto started = std::chrono::steady_clock::now();
   if (options.method == ReadMethod::mmap)
@@ -41,6 +60,7 @@ RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& pl
   ReadPlanOptions blocks;
   blocks.format = options.weights;
   const ReadPlan reads = make_read_plan(std::move(tensors), config, plan, nodes_of(world), blocks);
+  fetch_files(world, checkpoint, reads);
   const auto mail = world.split(0, world.rank());
   mail->set_stall_timeout(world.stall_timeout());
   RankWeights loaded;

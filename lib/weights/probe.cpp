@@ -35,7 +35,7 @@ double probe_storage(const std::filesystem::path& model, const LoadOptions& opti
   const Checkpoint checkpoint(open_model(model, options), Headers::may_stand_alone);
   std::vector<std::unique_ptr<Source>> sources;
   for (size_t file = 0; file < checkpoint.files().size(); ++file) sources.push_back(checkpoint.open(static_cast<int>(file)));
-  const auto queue = make_read_queue(IoEngine::automatic, options.depth, checkpoint.storage().folder() == nullptr);
+  const auto queue = make_read_queue(IoEngine::automatic, options.depth, !sources.empty() && sources.front()->path() == nullptr);
   const std::vector<Piece> blocks = places(sources);
   std::vector<std::shared_ptr<StagingBlock>> memory;
   std::vector<uint64_t> idle;

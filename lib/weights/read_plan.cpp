@@ -93,13 +93,16 @@ class Planner {
     return end;
   }
 
-  // Width of the union of the holds' columns; the cuts of a plan are equal or disjoint.
+  // Width of the union of the holds' columns. Cuts are equal or disjoint, or share a scale at their edges.
   static int64_t width(const std::vector<Hold>& holds, size_t begin, size_t end, int node = -1) {
     std::map<int64_t, int64_t> ranges;
     for (size_t i = begin; i < end; ++i)
       if (node < 0 || holds[i].node == node) ranges[holds[i].cut.cols.begin] = holds[i].cut.cols.size();
-    int64_t sum = 0;
-    for (const auto& [first, size] : ranges) sum += size;
+    int64_t sum = 0, end_so_far = 0;
+    for (const auto& [first, size] : ranges) {
+      sum += std::max<int64_t>(0, first + size - std::max(first, end_so_far));
+      end_so_far = std::max(end_so_far, first + size);
+    }
     return sum;
   }
   static bool covers(const std::vector<Hold>& holds, size_t begin, size_t end, int64_t cols) { return width(holds, begin, end) >= cols; }
