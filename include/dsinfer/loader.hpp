@@ -91,6 +91,7 @@ struct DSINFER_API LoadPlan {
   int files_cut_short = 0;            ///< files that hold their header but not all their data: such a plan can be looked at, not loaded
   double seconds_estimate = -1;       ///< of the slowest node, after probe_storage(); -1 = not asked
   double bytes_per_second = 0;        ///< that it was made with
+  void estimate(double node_bytes_per_second);  ///< sets both, from what probe_storage() gave; 0 or less: not known
   std::string text() const;           ///< for a person
   std::string to_json(bool with_ranges = false) const;
 };
@@ -103,13 +104,14 @@ DSINFER_API LoadPlan plan_load(const std::filesystem::path& model, const Plan& p
 DSINFER_API double probe_storage(const std::filesystem::path& model, const LoadOptions& options = {}, double seconds = 2);
 
 /// What a load was.
-struct LoadReport {
+struct DSINFER_API LoadReport {
   int64_t bytes_read = 0, bytes_received = 0, bytes_held = 0;  ///< of this rank
   int64_t host_peak_bytes = 0;
   double seconds = 0;
   double read_amplification = 1;
   bool from_shard_cache = false;
   std::string method;                 ///< "io_uring, O_DIRECT", "pread", "https", …
+  std::string to_json() const;        ///< its fields by their names; bytes_held as device_bytes, as in LoadPlan
 };
 
 /// One tensor of loaded weights.
@@ -150,13 +152,14 @@ enum class VerifyDepth : uint8_t {
   full    ///< quick, and every byte: a hash of each tensor, compared over nodes, with the hub's where it is known, and with a list of an earlier run
 };
 
-struct VerifyReport {
+struct DSINFER_API VerifyReport {
   int64_t tensors = 0, bytes_checked = 0;
   double seconds = 0;
   std::string fingerprint;            ///< of config, index and headers, hex
   std::string content_hash;           ///< full: over all tensors' hashes, hex; else empty
   std::vector<std::string> problems;  ///< each names file, tensor and what to do; empty = good
   bool good() const { return problems.empty(); }
+  std::string to_json() const;        ///< its fields by their names, and `good`
 };
 
 /// Collective; the ranks share the work, and every rank gets the whole report. Each node looks at its own copy: nodes whose copies differ are a problem that

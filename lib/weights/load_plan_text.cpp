@@ -17,6 +17,17 @@ std::string size_text(int64_t bytes) {
 
 }  // namespace
 
+void LoadPlan::estimate(double node_bytes_per_second) {
+  std::vector<int64_t> nodes;
+  for (const RankLoad& rank : ranks) {
+    nodes.resize(std::max(nodes.size(), static_cast<size_t>(rank.node) + 1));
+    nodes[static_cast<size_t>(rank.node)] += rank.bytes_read;
+  }
+  const bool known = node_bytes_per_second > 0 && !nodes.empty();
+  bytes_per_second = known ? node_bytes_per_second : 0;
+  seconds_estimate = known ? static_cast<double>(*std::max_element(nodes.begin(), nodes.end())) / node_bytes_per_second : -1;
+}
+
 std::string LoadPlan::text() const {
   int nodes = 0;
   for (const RankLoad& rank : ranks) nodes = std::max(nodes, rank.node + 1);
@@ -44,6 +55,16 @@ std::string LoadPlan::to_json(bool with_ranges) const {
     out["ranks"].push_back(std::move(one));
   }
   return out.dump(2);
+}
+
+std::string LoadReport::to_json() const {
+  return Json{{"read_amplification", read_amplification}, {"bytes_read", bytes_read}, {"bytes_received", bytes_received}, {"device_bytes", bytes_held},
+              {"host_peak_bytes", host_peak_bytes}, {"seconds", seconds}, {"from_shard_cache", from_shard_cache}, {"method", method}}.dump(2);
+}
+
+std::string VerifyReport::to_json() const {
+  return Json{{"good", good()}, {"tensors", tensors}, {"bytes_checked", bytes_checked}, {"seconds", seconds}, {"fingerprint", fingerprint},
+              {"content_hash", content_hash.empty() ? Json(nullptr) : Json(content_hash)}, {"problems", problems}}.dump(2, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace dsinfer
