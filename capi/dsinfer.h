@@ -256,6 +256,109 @@ DSINFER_CAPI dsinfer_status dsinfer_answer_text(const dsinfer_answer* answer, ch
 DSINFER_CAPI dsinfer_status dsinfer_answer_to_json(const dsinfer_answer* answer, char* buffer, uint64_t capacity, uint64_t* needed);
 DSINFER_CAPI dsinfer_status dsinfer_answer_svg(const dsinfer_answer* answer, char* buffer, uint64_t capacity, uint64_t* needed);
 
+/* ---- Loading: which bytes each rank reads, reading them once, checking them ---------------------------------------- */
+
+/* A model is a folder or a URL: "http(s)://…", "s3://bucket/prefix", "hf://org/repo[@revision]". */
+
+enum { DSINFER_WEIGHTS_AS_STORED = 0, DSINFER_WEIGHTS_BF16 = 1, DSINFER_WEIGHTS_FP8 = 2 };
+/* MMAP: the CPU's weights stay in the file where their format allows it. */
+enum { DSINFER_READ_AUTOMATIC = 0, DSINFER_READ_URING = 1, DSINFER_READ_DIRECT = 2, DSINFER_READ_PREAD = 3, DSINFER_READ_MMAP = 4 };
+
+/* Given to the callback; valid during the call. Fields may be appended: struct_size tells how far the library knows it. */
+typedef struct dsinfer_load_progress {
+  uint64_t struct_size;
+  int64_t bytes_done, bytes_total;         /* of this rank */
+  int64_t all_bytes_done, all_bytes_total; /* over all ranks; on rank 0 alone, elsewhere this rank's own */
+  double seconds;                          /* since it began */
+  double bytes_per_second;                 /* over all ranks, in the last seconds */
+  double seconds_left;                     /* at that rate; -1: not known yet */
+  const double* rank_part;                 /* part done of each rank, 0 … 1; rank 0 alone */
+  uint64_t num_rank_parts;
+  int32_t slowest_rank;
+  int32_t reserved;
+} dsinfer_load_progress;
+/* On the thread that loads. Return 0 to go on, anything else to cancel: all ranks get CANCELLED. */
+typedef int32_t (*dsinfer_load_callback)(void* user, const dsinfer_load_progress* progress);
+
+typedef struct dsinfer_load_options {
+  uint64_t struct_size;
+  const char* shard_cache;    /* folder of dsinfer_shards_save: a rank whose file is there and fits reads it alone; NULL: none */
+  const char* download_cache; /* of hf:// files; NULL: $DSINFER_CACHE, else ~/.cache/dsinfer */
+  const char* device;         /* NULL: "cpu" */
+  int64_t host_bytes;         /* staging memory of a rank at most; 0: 192 MiB */
+  int32_t weights;            /* DSINFER_WEIGHTS_… */
+  int32_t method;             /* DSINFER_READ_… */
+  int32_t depth;              /* reads in flight of a rank; 0: the usual */
+  int32_t reserved;           /* 0 */
+  dsinfer_load_callback progress; /* may be NULL */
+  void* progress_user;
+} dsinfer_load_options;
+#define DSINFER_LOAD_OPTIONS_INIT {sizeof(dsinfer_load_options), NULL, NULL, NULL, 0, 0, 0, 0, 0, NULL, NULL}
+
+/* Who reads what, made from headers alone: a dry run. */
+typedef struct dsinfer_load_plan dsinfer_load_plan;
+/* ranks_per_node: consecutive ranks of one node; 0: all on one. options may be NULL. Any thread. */
+DSINFER_CAPI dsinfer_status dsinfer_load_plan_create(const char* model, const dsinfer_plan* plan, const dsinfer_load_options* options,
+                                                     int32_t ranks_per_node, dsinfer_load_plan** load_plan);
+DSINFER_CAPI void dsinfer_load_plan_destroy(dsinfer_load_plan* load_plan);
+/* Sets the estimate of its seconds from what dsinfer_storage_probe gave. */
+DSINFER_CAPI dsinfer_status dsinfer_load_plan_estimate(dsinfer_load_plan* load_plan, double bytes_per_second);
+/* For a person; as JSON: read_amplification, bytes_read, seconds_estimate (or null), ranks[] with bytes_read, host_peak_bytes,
+ * device_bytes, with_ranges = 1: and every range. Two-call sizing. */
+DSINFER_CAPI dsinfer_status dsinfer_load_plan_text(const dsinfer_load_plan* load_plan, char* buffer, uint64_t capacity, uint64_t* needed);
+DSINFER_CAPI dsinfer_status dsinfer_load_plan_json(const dsinfer_load_plan* load_plan, int32_t with_ranges, char* buffer, uint64_t capacity,
+                                                   uint64_t* needed);
+
+/* Reads parts of the model's files for about `seconds`: bytes per second of this node; 0 where there is nothing to read. options may be
+ * NULL. Any thread. */
+DSINFER_CAPI dsinfer_status dsinfer_storage_probe(const char* model, const dsinfer_load_options* options, double seconds,
+                                                  double* bytes_per_second);
+
+/* A rank's weights, loaded for their own sake; engines and forwards load by themselves. Owns the memory; immutable; any thread. */
+typedef struct dsinfer_weights dsinfer_weights;
+/* Each rank reads its part and hands on what others need. options may be NULL. Collective. */
+DSINFER_CAPI dsinfer_status dsinfer_weights_load(dsinfer_world* world, const char* model, const dsinfer_plan* plan,
+                                                 const dsinfer_load_options* options, dsinfer_weights** weights);
+DSINFER_CAPI void dsinfer_weights_destroy(dsinfer_weights* weights);
+/* What the load was: read_amplification, bytes_read, bytes_received, device_bytes, host_peak_bytes, seconds, from_shard_cache, method.
+ * Two-call sizing. */
+DSINFER_CAPI dsinfer_status dsinfer_weights_report_json(const dsinfer_weights* weights, char* buffer, uint64_t capacity, uint64_t* needed);
+
+/* Texts and arrays belong to the weights; texts are NUL-terminated. */
+typedef struct dsinfer_weight {
+  const char* name;     /* as in the checkpoint; absorbed copies end in "#key_up", "#value_up" */
+  const char* dtype;    /* "F32", "BF16", "F16", "F8_E4M3", "U8" (int4 pairs) */
+  const int64_t* shape; /* of this rank's part */
+  const int64_t* stride; /* in elements */
+  uint64_t num_dims;
+  const void* data;     /* host memory, or device memory on a device */
+} dsinfer_weight;
+/* All of them, sorted by name. weight_size is sizeof(dsinfer_weight). Two-call sizing. */
+DSINFER_CAPI dsinfer_status dsinfer_weights_tensors(const dsinfer_weights* weights, dsinfer_weight* tensors, uint64_t weight_size,
+                                                    uint64_t capacity, uint64_t* needed);
+
+/* Loads, and writes each rank's part to `folder` for dsinfer_load_options.shard_cache. A file is whole or absent whatever happens.
+ * options may be NULL. Collective. */
+DSINFER_CAPI dsinfer_status dsinfer_shards_save(dsinfer_world* world, const char* model, const dsinfer_plan* plan, const char* folder,
+                                                const dsinfer_load_options* options);
+
+enum {
+  DSINFER_VERIFY_QUICK = 0, /* headers, sizes, shapes, dtypes, index, scales, samples of the content */
+  DSINFER_VERIFY_FULL = 1   /* and every byte: a hash of each tensor */
+};
+typedef struct dsinfer_verification dsinfer_verification; /* immutable; any thread */
+/* The ranks share the work, each gets the whole report. Problems of the checkpoint are a report, not an error. `hashes`: file of an
+ * earlier full run to compare with, written if it does not exist; NULL: none. progress may be NULL. Collective. */
+DSINFER_CAPI dsinfer_status dsinfer_checkpoint_verify(dsinfer_world* world, const char* model, int32_t depth, const char* hashes,
+                                                      dsinfer_load_callback progress, void* progress_user,
+                                                      dsinfer_verification** verification);
+DSINFER_CAPI void dsinfer_verification_destroy(dsinfer_verification* verification);
+/* 1: no problem was found. 0 for NULL. */
+DSINFER_CAPI int32_t dsinfer_verification_good(const dsinfer_verification* verification);
+/* good, tensors, bytes_checked, seconds, fingerprint, content_hash (or null), problems[]. Two-call sizing. */
+DSINFER_CAPI dsinfer_status dsinfer_verification_json(const dsinfer_verification* verification, char* buffer, uint64_t capacity,
+                                                      uint64_t* needed);
+
 /* ---- Forward: the forward pass alone, for applications with a scheduler and a sampler of their own ---------------- */
 
 typedef struct dsinfer_forward dsinfer_forward;
@@ -265,7 +368,7 @@ typedef int32_t (*dsinfer_progress_callback)(void* user, int64_t bytes_done, int
 
 typedef struct dsinfer_forward_options {
   uint64_t struct_size;
-  const char* model;        /* folder with config.json and safetensors; required */
+  const char* model;        /* folder with config.json and safetensors, or a URL; required */
   const dsinfer_plan* plan; /* rank 0's counts; NULL: a legal choice */
   const char* device;       /* NULL: "cpu" */
   int32_t threads;          /* CPU workers of this rank; 0: its share of the cores */
@@ -277,8 +380,9 @@ typedef struct dsinfer_forward_options {
   int64_t num_pages;        /* cache pages of each dp rank; 0: as the others want, within memory */
   dsinfer_progress_callback progress; /* may be NULL */
   void* progress_user;
+  const dsinfer_load_options* load; /* how weights are read and what they are held as; NULL: the usual. Its device is not looked at */
 } dsinfer_forward_options;
-#define DSINFER_FORWARD_OPTIONS_INIT {sizeof(dsinfer_forward_options), NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL, NULL}
+#define DSINFER_FORWARD_OPTIONS_INIT {sizeof(dsinfer_forward_options), NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL}
 
 /* Loads the model. The world stays alive as long as needed, its handle may go. Collective. */
 DSINFER_CAPI dsinfer_status dsinfer_forward_create(dsinfer_world* world, const dsinfer_forward_options* options, dsinfer_forward** forward);

@@ -25,6 +25,7 @@ ForwardOptions dsinfer::capi::forward_options(const dsinfer_forward_options* giv
   if (o.progress) {
     options.progress = [call = o.progress, user = o.progress_user](const LoadProgress& p) { return call(user, p.bytes_done, p.bytes_total) == 0; };
   }
+  options.load = load_options(o.load);
   return options;
 }
 

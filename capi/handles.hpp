@@ -112,6 +112,8 @@ void give_array(const std::vector<T>& values, T* out, uint64_t capacity, uint64_
 
 /// Shared by forward.cpp and engine.cpp.
 ForwardOptions forward_options(const dsinfer_forward_options* given);
+/// NULL: the usual.
+LoadOptions load_options(const dsinfer_load_options* given);
 
 }  // namespace dsinfer::capi
 

@@ -460,6 +460,147 @@ static void chats_are_rendered_and_split(void) {
   dsinfer_splitter_destroy(splitter);
 }
 
+/* ---- loading for its own sake ---- */
+
+static int32_t count_load(void* user, const dsinfer_load_progress* p) {
+  CHECK(p->struct_size == sizeof *p && p->bytes_done <= p->bytes_total && p->all_bytes_total >= p->bytes_total);
+  CHECK(p->num_rank_parts == 1 && p->rank_part[0] >= 0 && p->rank_part[0] <= 1 && p->slowest_rank == 0);
+  ++*(int*)user;
+  return 0;
+}
+static int32_t stop_load(void* user, const dsinfer_load_progress* p) {
+  (void)user, (void)p;
+  return 1;
+}
+
+static void loads_are_planned(const dsinfer_plan* plan) {
+  dsinfer_load_plan* load = NULL;
+  dsinfer_load_options options = DSINFER_LOAD_OPTIONS_INIT;
+  double rate = -1;
+  uint64_t needed = 0, with_ranges = 0;
+  char* json;
+  CHECK(dsinfer_load_plan_create("/nonexistent/model", plan, NULL, 0, &load) == DSINFER_NOT_FOUND);
+  CHECK(dsinfer_load_plan_create(model_dir, plan, NULL, -1, &load) == DSINFER_INVALID_ARGUMENT);
+  options.weights = 9;
+  CHECK(dsinfer_load_plan_create(model_dir, plan, &options, 0, &load) == DSINFER_INVALID_ARGUMENT);
+  CHECK(strstr(dsinfer_last_error(), "weights") != NULL && load == NULL);
+  options.weights = DSINFER_WEIGHTS_AS_STORED;
+  options.method = -1;
+  CHECK(dsinfer_load_plan_create(model_dir, plan, &options, 0, &load) == DSINFER_INVALID_ARGUMENT);
+  OK(dsinfer_load_plan_create(model_dir, plan, NULL, 0, &load));
+  OK(dsinfer_load_plan_text(load, NULL, 0, &needed));
+  CHECK(needed > 20);
+  OK(dsinfer_load_plan_json(load, 1, NULL, 0, &with_ranges));
+  OK(dsinfer_load_plan_json(load, 0, NULL, 0, &needed));
+  CHECK(needed < with_ranges);
+  json = malloc((size_t)needed);
+  OK(dsinfer_load_plan_json(load, 0, json, needed, &needed));
+  CHECK(strstr(json, "\"read_amplification\"") && strstr(json, "\"seconds_estimate\": null") && strstr(json, "\"host_peak_bytes\""));
+  free(json);
+  CHECK(dsinfer_storage_probe(model_dir, NULL, -1, &rate) == DSINFER_INVALID_ARGUMENT);
+  OK(dsinfer_storage_probe(model_dir, NULL, 0.05, &rate));
+  CHECK(rate > 0);
+  OK(dsinfer_load_plan_estimate(load, rate));
+  OK(dsinfer_load_plan_json(load, 0, NULL, 0, &needed));
+  json = malloc((size_t)needed);
+  OK(dsinfer_load_plan_json(load, 0, json, needed, &needed));
+  CHECK(strstr(json, "\"seconds_estimate\": null") == NULL);
+  free(json);
+  dsinfer_load_plan_destroy(load);
+  dsinfer_load_plan_destroy(NULL);
+}
+
+static void weights_are_loaded(const dsinfer_plan* plan) {
+  dsinfer_world* world = NULL;
+  dsinfer_weights* weights = NULL;
+  dsinfer_load_options options = DSINFER_LOAD_OPTIONS_INIT;
+  dsinfer_weight* list;
+  char report[1024];
+  int calls = 0;
+  uint64_t count = 0, needed = 0, i;
+  options.method = DSINFER_READ_PREAD;
+  options.progress = stop_load;
+  OK(dsinfer_world_create_single(&world));
+  CHECK(dsinfer_weights_load(world, model_dir, plan, &options, &weights) == DSINFER_CANCELLED && weights == NULL);
+  dsinfer_world_destroy(world);
+
+  OK(dsinfer_world_create_single(&world));
+  options.progress = count_load;
+  options.progress_user = &calls;
+  OK(dsinfer_weights_load(world, model_dir, plan, &options, &weights));
+  dsinfer_world_destroy(world); /* the weights hold it */
+  if (!weights) return;
+  CHECK(calls > 0);
+  OK(dsinfer_weights_report_json(weights, report, sizeof report, &needed));
+  CHECK(strstr(report, "\"bytes_read\"") && strstr(report, "\"host_peak_bytes\"") && strstr(report, "pread"));
+  OK(dsinfer_weights_tensors(weights, NULL, sizeof *list, 0, &count));
+  CHECK(count > 10);
+  list = calloc((size_t)count, sizeof *list);
+  CHECK(dsinfer_weights_tensors(weights, list, sizeof *list, 1, &count) == DSINFER_INVALID_ARGUMENT);
+  CHECK(dsinfer_weights_tensors(weights, list, 8, count, &count) == DSINFER_INVALID_ARGUMENT);
+  OK(dsinfer_weights_tensors(weights, list, sizeof *list, count, &count));
+  for (i = 0; i < count; ++i) {
+    CHECK(list[i].name[0] && list[i].dtype[0] && list[i].num_dims > 0 && list[i].shape[0] > 0 && list[i].data != NULL);
+    CHECK(list[i].stride[list[i].num_dims - 1] >= 1 && (i == 0 || strcmp(list[i - 1].name, list[i].name) < 0));
+  }
+  free(list);
+  dsinfer_weights_destroy(weights);
+  dsinfer_weights_destroy(NULL);
+}
+
+static void shards_are_saved_and_used(const dsinfer_plan* plan) {
+  dsinfer_world* world = NULL;
+  dsinfer_weights* weights = NULL;
+  dsinfer_load_options options = DSINFER_LOAD_OPTIONS_INIT;
+  char folder[] = "/tmp/dsinfer_capi_XXXXXX", report[1024], command[64];
+  uint64_t needed = 0;
+  CHECK(mkdtemp(folder) != NULL);
+  OK(dsinfer_world_create_single(&world));
+  CHECK(dsinfer_shards_save(world, model_dir, plan, NULL, NULL) == DSINFER_INVALID_ARGUMENT);
+  OK(dsinfer_shards_save(world, model_dir, plan, folder, NULL));
+  options.shard_cache = folder;
+  OK(dsinfer_weights_load(world, model_dir, plan, &options, &weights));
+  OK(dsinfer_weights_report_json(weights, report, sizeof report, &needed));
+  CHECK(strstr(report, "\"from_shard_cache\": true") != NULL);
+  dsinfer_weights_destroy(weights);
+  dsinfer_world_destroy(world);
+  snprintf(command, sizeof command, "rm -r %s", folder);
+  CHECK(system(command) == 0);
+}
+
+static void checkpoints_are_checked(void) {
+  dsinfer_world* world = NULL;
+  dsinfer_verification* report = NULL;
+  char json[1024];
+  uint64_t needed = 0;
+  int calls = 0;
+  OK(dsinfer_world_create_single(&world));
+  CHECK(dsinfer_checkpoint_verify(world, model_dir, 7, NULL, NULL, NULL, &report) == DSINFER_INVALID_ARGUMENT && report == NULL);
+  CHECK(dsinfer_verification_good(NULL) == 0);
+  OK(dsinfer_checkpoint_verify(world, model_dir, DSINFER_VERIFY_QUICK, NULL, count_load, &calls, &report));
+  CHECK(dsinfer_verification_good(report) == 1 && calls > 0);
+  OK(dsinfer_verification_json(report, json, sizeof json, &needed));
+  CHECK(strstr(json, "\"good\": true") && strstr(json, "\"content_hash\": null"));
+  dsinfer_verification_destroy(report);
+  dsinfer_verification_destroy(NULL);
+  dsinfer_world_destroy(world);
+}
+
+static void weights_can_be_looked_at(void) {
+  dsinfer_config* config = NULL;
+  dsinfer_plan *one = NULL, *four = NULL;
+  OK(dsinfer_config_load(model_dir, &config));
+  OK(dsinfer_plan_solve(config, 1, NULL, &one));
+  OK(dsinfer_plan_solve(config, 4, "tp=2,dp=2", &four));
+  loads_are_planned(four);
+  weights_are_loaded(one);
+  shards_are_saved_and_used(one);
+  checkpoints_are_checked();
+  dsinfer_plan_destroy(four);
+  dsinfer_plan_destroy(one);
+  dsinfer_config_destroy(config);
+}
+
 /* ---- a chat with the shipped model ---- */
 
 static int32_t count_progress(void* user, int64_t done, int64_t total) {
@@ -518,6 +659,7 @@ static int32_t collect(dsinfer_engine* engine, uint64_t id, uint64_t room, char*
 static void a_chat_runs(const dsinfer_tokenizer* tokenizer, dsinfer_world** world) {
   dsinfer_forward_options forward = DSINFER_FORWARD_OPTIONS_INIT;
   dsinfer_engine_options options = DSINFER_ENGINE_OPTIONS_INIT;
+  dsinfer_load_options load = DSINFER_LOAD_OPTIONS_INIT;
   future_request future = {DSINFER_REQUEST_INIT, 0};
   dsinfer_request request = DSINFER_REQUEST_INIT;
   dsinfer_engine* engine = NULL;
@@ -530,6 +672,12 @@ static void a_chat_runs(const dsinfer_tokenizer* tokenizer, dsinfer_world** worl
   struct pollfd ready;
 
   forward.model = model_dir;
+  forward.load = &load;
+  load.method = 77;
+  options.forward = &forward;
+  CHECK(dsinfer_engine_create(*world, &options, &engine) == DSINFER_INVALID_ARGUMENT);
+  options.forward = NULL;
+  load.method = DSINFER_READ_PREAD;
   forward.max_len = 256;
   forward.max_sequences = 4;
   forward.threads = 1;
@@ -695,6 +843,7 @@ int main(int argc, char** argv) {
     printf("no model in %s: the chat is left out\n", model_dir);
   } else {
     fclose(model);
+    weights_can_be_looked_at();
     OK(dsinfer_tokenizer_load(model_dir, &tokenizer));
     OK(dsinfer_world_create_single(&world));
     a_chat_runs(tokenizer, &world);
