@@ -25,6 +25,9 @@ template <class T> T parse_number(std::string_view text, const std::string& opti
 void OptionList::call(const char* name, const char* argument, const char* help, std::function<void(const std::string&)> take) {
   entries_.push_back({name, argument ? argument : "", help, std::move(take)});
 }
+void OptionList::positional(const char* argument, const char* help, std::string& value) {
+  positional_ = {argument, "", help, [&value](const std::string& given) { value = given; }};
+}
 void OptionList::flag(const char* name, const char* help, bool& value) {
   call(name, nullptr, help, [&value](const std::string&) { value = true; });
 }
@@ -62,17 +65,19 @@ bool OptionList::parse(int argc, char** argv, bool print_help) const {
     if (c != 256) refuse("unknown option " + std::string(argv[optind - 1]));
     entries_[static_cast<size_t>(index)].take(optarg ? optarg : "");
   }
+  if (optind < argc && !positional_.name.empty()) positional_.take(argv[optind++]);
   if (optind < argc) refuse("unexpected argument \"" + std::string(argv[optind]) + "\"");
   return true;
 }
 
 std::string OptionList::help() const {
   std::string out = usage_ + "\n\n" + about_ + "\n\n";
-  const auto line = [&](const Entry& entry) {
-    std::string left = "  --" + entry.name + (entry.argument.empty() ? "" : " " + entry.argument);
+  const auto line = [&](const Entry& entry, const char* dashes = "--") {
+    std::string left = "  " + (dashes + entry.name) + (entry.argument.empty() ? "" : " " + entry.argument);
     left.resize(std::max<size_t>(left.size() + 2, 28), ' ');
     out += left + entry.help + "\n";
   };
+  if (!positional_.name.empty()) line(positional_, "");
   for (const Entry& entry : entries_) line(entry);
   line({"help", "", "this text", {}});
   return out;

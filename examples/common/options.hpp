@@ -17,6 +17,7 @@ class OptionList {
   void texts(const char* name, const char* argument, const char* help, std::vector<std::string>& values);  ///< may be given several times
   void integer(const char* name, const char* argument, const char* help, int64_t& value, int64_t least = 0);
   void number(const char* name, const char* argument, const char* help, double& value);
+  void positional(const char* argument, const char* help, std::string& value);  ///< the one word without a name; may be left out
   void call(const char* name, const char* argument, const char* help, std::function<void(const std::string&)> take);
 
   /// False after --help, which it prints. Throws dsinfer::Error naming the option and what was expected.
@@ -30,6 +31,7 @@ class OptionList {
   };
   std::string usage_, about_;
   std::vector<Entry> entries_;
+  Entry positional_;  ///< its name is the argument's
 };
 
 /// "1,2,3". Throws dsinfer::Error naming `option` and the piece that is no token id.

@@ -6,7 +6,9 @@
 #include <cstdlib>
 #include <iostream>
 #include <memory>
+#include <mutex>
 #include <thread>
+#include <vector>
 
 #include "common/terminal.hpp"
 
@@ -45,6 +47,13 @@ int launcher_rank() {
   return -1;
 }
 
+int launcher_size() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"}) {
+    if (const char* value = std::getenv(name); value && launcher_rank() >= 0) return std::max(1, std::atoi(value));
+  }
+  return 1;
+}
+
 int refuse_start(const char* program, const std::string& what) {
   if (launcher_rank() <= 0) say(program, what);
   return 2;
@@ -68,6 +77,34 @@ int run_ranks(const char* program, const std::function<int(dsinfer::World&)>& bo
   if (world->size() > 1) end_rank(program, *world, failure, failed);
   say(program, failure);
   restore_terminal();
+  return failed;
+}
+
+int run_rank_threads(const char* program, int ranks, const std::function<int(dsinfer::World&)>& body, int failed) {
+  std::mutex guard;
+  std::string failure;
+  int status = 0;
+  const auto run = [&](dsinfer::World& world) {
+    try {
+      const int mine = body(world);
+      const std::lock_guard lock(guard);
+      status = std::max(status, mine);
+    } catch (const std::exception& e) {
+      world.report_failure(e.what());
+      const std::lock_guard lock(guard);
+      if (failure.empty() || world.rank() == 0) failure = e.what();
+    }
+  };
+  try {
+    std::vector<std::thread> threads;
+    for (std::unique_ptr<dsinfer::World>& world : dsinfer::thread_worlds(ranks))
+      threads.emplace_back([&run, mine = std::move(world)] { run(*mine); });
+    for (std::thread& thread : threads) thread.join();
+  } catch (const std::exception& e) {
+    failure = e.what();
+  }
+  if (failure.empty()) return status;
+  say(program, failure);
   return failed;
 }
 
