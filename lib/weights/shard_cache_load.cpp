@@ -72,7 +72,7 @@ LoadReport save_shards(World& world, const std::filesystem::path& model, const P
     LoadOptions from_files = options;
     from_files.shard_cache.clear();
     const auto backend = make_backend("cpu", {});
-    const Checkpoint checkpoint(model);
+    const Checkpoint checkpoint(open_model(model, options));
     const ModelConfig config = read_config(checkpoint.storage());
     const RankPlan rank = plan.rank(world.rank());
     const std::vector<TensorSpec> table = tensor_table(config);
