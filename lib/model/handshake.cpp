@@ -1,22 +1,17 @@
 #include "model/handshake.hpp"
 
-#include <unistd.h>
-
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <map>
 
+#include "comm/nodes.hpp"
 #include "core/bytes.hpp"
+#include "core/outcome.hpp"
 #include "dsinfer/version.hpp"
 
 namespace dsinfer {
 namespace {
-
-std::string host_name() {
-  char name[256] = {};
-  return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
-}
 
 // name → value, in one order on all ranks.
 using Fields = std::vector<std::pair<std::string, std::string>>;
@@ -93,12 +88,8 @@ Plan agree_on_plan(World& world, const ModelConfig& config, const std::optional<
 }
 
 HostShare share_host(World& world) {
-  HostShare share;
-  share.host = host_name();
-  const std::vector<std::string> hosts = world.all_gather(share.host);
-  share.ranks = static_cast<int>(std::count(hosts.begin(), hosts.end(), share.host));
-  share.index = static_cast<int>(std::count(hosts.begin(), hosts.begin() + world.rank(), share.host));
-  return share;
+  const Nodes nodes = share_nodes(world);
+  return {nodes.ranks, nodes.index, nodes.hosts[static_cast<size_t>(nodes.mine)]};
 }
 
 int64_t agree_on_pages(World& world, const HostShare& share, const MemoryNeed& need, int64_t available, int64_t wanted, int64_t automatic) {

@@ -16,8 +16,6 @@ constexpr std::string_view kScaleSuffix = "_scale_inv";
 
 int64_t row_bytes(Format format, int64_t cols) { return format == Format::int4_group ? cols / 2 : cols * dtype_size(element_of(format)); }
 
-int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
-
 // The matrix that may follow `name` back to back; empty for most.
 std::string partner_name(const std::string& name) {
   constexpr std::pair<std::string_view, std::string_view> kPairs[] = {{".gate_proj.weight", ".up_proj.weight"}, {".q_a_proj.weight", ".kv_a_proj_with_mqa.weight"}};

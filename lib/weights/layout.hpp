@@ -35,6 +35,9 @@ struct HeldLayout {
   int64_t held_bytes = 0;      ///< without: RankMemory::weight_bytes
 };
 
+/// Blocks that `size` rows or columns lie in, the last one perhaps in part; 0 where there are no blocks.
+inline int64_t blocks(int64_t size, int64_t block) { return block > 0 ? (size + block - 1) / block : 0; }
+
 /// Element type of a format's data: u8 for pairs of 4-bit numbers.
 DSINFER_INTERNAL DType element_of(Format format);
 

@@ -56,9 +56,7 @@ LoadedWeights load(World& world, const std::filesystem::path& model, const Plan&
 }
 
 std::filesystem::path local_model_files(const std::filesystem::path& model, const LoadOptions& options) {
-  StorageOptions storage;
-  storage.cache = options.download_cache;
-  return local_words(*open_storage(model.string(), storage), storage);
+  return local_words(*open_model(model, options), storage_options(options));
 }
 
 }  // namespace dsinfer

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <numeric>
 
 #include "dsinfer/error.hpp"
 #include "weights/layout.hpp"
@@ -10,12 +9,8 @@ namespace dsinfer {
 namespace {
 
 // What a rank's staging and handing take at most, as LoadRun shares options.host_bytes out.
-int64_t host_peak(const ReadPlan& reads, const LoadPlan& plan, const RankLoad& load, const LoadOptions& options) {
-  (void)plan;
-  int64_t own = 0, shared = 0;
-  for (const Chunk& chunk : reads.chunks)
-    if (chunk.reader == load.rank) (chunk.shared ? shared : own) += chunk.end - chunk.begin;
-  return std::min(options.host_bytes / 2, own + shared) + std::min(options.host_bytes / 4, load.bytes_sent) + std::min(options.host_bytes / 4, load.bytes_received);
+int64_t host_peak(const RankLoad& load, const LoadOptions& options) {
+  return std::min(options.host_bytes / 2, load.bytes_read) + std::min(options.host_bytes / 4, load.bytes_sent) + std::min(options.host_bytes / 4, load.bytes_received);
 }
 
 }  // namespace
@@ -41,16 +36,15 @@ LoadPlan plan_load(const std::filesystem::path& model, const Plan& plan, const L
   }
   result.ranks = reads.ranks;
   for (const Chunk& chunk : reads.chunks) result.ranks[static_cast<size_t>(chunk.reader)].ranges.push_back({chunk.file, chunk.begin, chunk.end - chunk.begin});
-  result.read_amplification = 0;
+  result.read_amplification = reads.amplification();
   for (size_t node = 0; node < reads.node_read.size(); ++node) {
     result.bytes_read += reads.node_read[node];
     result.bytes_needed += reads.node_needed[node];
-    if (reads.node_needed[node] > 0) result.read_amplification = std::max(result.read_amplification, static_cast<double>(reads.node_read[node]) / static_cast<double>(reads.node_needed[node]));
   }
   for (RankLoad& rank : result.ranks) {
     const RankPlan part = plan.rank(rank.rank);
     rank.device_bytes = held_layout(shard_pieces(tensors, config, part), config, part, options.weights).buffer_bytes;
-    rank.host_peak_bytes = host_peak(reads, result, rank, options);
+    rank.host_peak_bytes = host_peak(rank, options);
   }
   return result;
 }

@@ -7,21 +7,13 @@
 
 #include "core/wait.hpp"
 #include "dsinfer/error.hpp"
+#include "weights/loader.hpp"
 
 namespace dsinfer {
 namespace {
 
 constexpr int64_t kLongPart = int64_t{64} << 10;  // read to its place by itself; shorter ones come together
 constexpr int64_t kBypass = int64_t{1} << 20;     // from here on, reading past the page cache pays for its alignment
-
-IoEngine engine_of(ReadMethod method) {
-  switch (method) {
-    case ReadMethod::uring: return IoEngine::uring;
-    case ReadMethod::direct: return IoEngine::direct;
-    case ReadMethod::pread: return IoEngine::pread;
-    default: return IoEngine::automatic;
-  }
-}
 
 // Reads in flight: enough for a fast array from one rank; many ranks of a node share them out.
 int depth_of(const LoadTask& task) {
@@ -39,7 +31,7 @@ bool remote(const LoadTask& task) {
 
 LoadRun::LoadRun(const LoadTask& task)
     : task_(task), rank_(task.world.rank()), rank_plan_(task.plan.rank(rank_)), expected_(task.reads.ranks[static_cast<size_t>(rank_)].bytes_received),
-      staging_(task.options.host_bytes / 2), handing_(task.world, task.options.host_bytes / 4), queue_(make_read_queue(engine_of(task.options.method), depth_of(task), remote(task))) {
+      staging_(task.options.host_bytes / 2), handing_(task.world, task.options.host_bytes / 4), queue_(make_read_queue(io_engine(task.options.method), depth_of(task), remote(task))) {
   for (size_t i = 0; i < task_.pieces.size(); ++i) piece_of_[task_.pieces[i].tensor.spec] = static_cast<int>(i);
   expected_by_phase_.resize(static_cast<size_t>(task_.reads.phases));
   for (size_t i = 0; i < task_.reads.chunks.size(); ++i) {
@@ -145,16 +137,13 @@ bool LoadRun::submit_chunk(int64_t index) {
   Slot& slot = slots_[number];
   slot = {index, 0, begin, std::move(block), std::vector<char>(static_cast<size_t>(c.num_parts)), {}};
   in_flight_ += 1;
-  if (in_place) submit_parts(slot, number); else submit_whole(slot, number);
+  if (in_place) submit_parts(slot, number); else submit_whole(slot, end, number);
   return true;
 }
 
-void LoadRun::submit_whole(Slot& slot, uint64_t tag) {
-  const Chunk& c = chunk(slot.chunk);
-  const int64_t align = slot.base == c.begin && c.end - c.begin < kBypass ? 1 : queue_->alignment();
-  const int64_t end = (c.end + align - 1) / align * align;
+void LoadRun::submit_whole(Slot& slot, int64_t end, uint64_t tag) {
   slot.reads_left = 1;
-  read(source(c.file), slot.base, {slot.block->data(), static_cast<size_t>(end - slot.base)}, tag, slot.block);
+  read(source(chunk(slot.chunk).file), slot.base, {slot.block->data(), static_cast<size_t>(end - slot.base)}, tag, slot.block);
 }
 
 // Long parts go where they stay; what lies between them comes together.

@@ -57,7 +57,7 @@ class LoadRun {
 
   bool submit();                               // as many chunks as there is room for; whether any
   bool submit_chunk(int64_t index);
-  void submit_whole(Slot& slot, uint64_t tag);
+  void submit_whole(Slot& slot, int64_t end, uint64_t tag);
   void submit_parts(Slot& slot, uint64_t tag);
   bool collect();
   void read_done(Slot& slot);

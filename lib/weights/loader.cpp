@@ -2,26 +2,30 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
 
-#include "core/outcome.hpp"
+#include "comm/nodes.hpp"
 #include "weights/load_run.hpp"
 #include "weights/shard_cache_load.hpp"
 
 namespace dsinfer {
 
-std::vector<int> nodes_of(World& world) {
-  std::map<std::string, int> numbers;
-  std::vector<int> nodes;
-  for (const std::string& host : world.all_gather(host_name())) nodes.push_back(numbers.emplace(host, static_cast<int>(numbers.size())).first->second);
-  return nodes;
+IoEngine io_engine(ReadMethod method) {
+  switch (method) {
+    case ReadMethod::uring: return IoEngine::uring;
+    case ReadMethod::direct: return IoEngine::direct;
+    case ReadMethod::pread: return IoEngine::pread;
+    case ReadMethod::automatic: case ReadMethod::mmap: break;  // load_rank() has refused mmap
+  }
+  return IoEngine::automatic;
 }
 
-std::shared_ptr<Storage> open_model(const std::filesystem::path& model, const LoadOptions& options) {
+StorageOptions storage_options(const LoadOptions& options) {
   StorageOptions storage;
   storage.cache = options.download_cache;
-  return open_storage(model.string(), storage);
+  return storage;
 }
+
+std::shared_ptr<Storage> open_model(const std::filesystem::path& model, const LoadOptions& options) { return open_storage(model.string(), storage_options(options)); }
 
 ModelConfig read_config(Storage& storage) { return ModelConfig::parse(read_text(storage, "config.json"), storage.name() + "/config.json"); }
 
@@ -59,7 +63,7 @@ RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& pl
   const auto landing = Landing::make(checkpoint, pieces, config, rank, backend, options.weights);
   ReadPlanOptions blocks;
   blocks.format = options.weights;
-  const ReadPlan reads = make_read_plan(std::move(tensors), config, plan, nodes_of(world), blocks);
+  const ReadPlan reads = make_read_plan(std::move(tensors), config, plan, share_nodes(world).of_rank, blocks);
   fetch_files(world, checkpoint, reads);
   const auto mail = world.split(0, world.rank());
   mail->set_stall_timeout(world.stall_timeout());
@@ -76,9 +80,7 @@ RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& pl
     if (const std::optional<Error> failed = world.failure()) throw *failed;
   });
   loaded.report.bytes_held = loaded.weights.bytes();
-  for (size_t node = 0; node < reads.node_read.size(); ++node)
-    if (reads.node_needed[node] > 0)
-      loaded.report.read_amplification = std::max(node == 0 ? 0 : loaded.report.read_amplification, static_cast<double>(reads.node_read[node]) / static_cast<double>(reads.node_needed[node]));
+  loaded.report.read_amplification = reads.amplification();
   loaded.report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   return loaded;
 }

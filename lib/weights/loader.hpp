@@ -2,6 +2,7 @@
 #pragma once
 #include "backend/backend.hpp"
 #include "dsinfer/loader.hpp"
+#include "storage/read_queue.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/weight_set.hpp"
 
@@ -15,8 +16,10 @@ struct RankWeights {
 /// Collective over `world`, inside a phase that all ranks are in: throws on this rank alone. All ranks pass the same plan, options and checkpoint.
 DSINFER_INTERNAL RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& plan, Backend& backend, const LoadOptions& options);
 
-/// World rank → node: ranks with the same host name, numbered in the order of their first rank. Collective.
-DSINFER_INTERNAL std::vector<int> nodes_of(World& world);
+/// The queue's engine for a method.
+DSINFER_INTERNAL IoEngine io_engine(ReadMethod method);
+
+DSINFER_INTERNAL StorageOptions storage_options(const LoadOptions& options);
 
 /// As the public one.
 DSINFER_INTERNAL RankMemory rank_memory(const Checkpoint& checkpoint, const Plan& plan, int world_rank, WeightFormat weights);

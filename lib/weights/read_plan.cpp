@@ -236,6 +236,13 @@ class Planner {
 
 }  // namespace
 
+double ReadPlan::amplification() const {
+  double worst = 0;
+  for (size_t node = 0; node < node_read.size(); ++node)
+    if (node_needed[node] > 0) worst = std::max(worst, static_cast<double>(node_read[node]) / static_cast<double>(node_needed[node]));
+  return worst;
+}
+
 ReadPlan make_read_plan(std::vector<StoredTensor> tensors, const ModelConfig& config, const Plan& plan, std::vector<int> node_of, const ReadPlanOptions& options) {
   return Planner(std::move(tensors), config, plan, std::move(node_of), options).make();
 }

@@ -44,6 +44,8 @@ struct ReadPlan {
   int phases = 1;
 
   int64_t row_bytes(const StoredTensor& tensor) const { return (tensor.spec->shape.size() > 1 ? tensor.spec->shape[1] : 1) * dtype_size(tensor.dtype); }
+  /// The worst node's bytes read over bytes needed.
+  DSINFER_INTERNAL double amplification() const;
   /// Where a part's bytes begin in the file.
   int64_t offset(const ChunkPart& part) const { return tensors[static_cast<size_t>(part.tensor)].at.entry.begin + part.begin * row_bytes(tensors[static_cast<size_t>(part.tensor)]); }
 };

@@ -30,8 +30,6 @@ Segment segment(const std::string& name, DType dtype, std::vector<int64_t> shape
   return {name, dtype_name(dtype), std::move(shape), at, bytes};
 }
 
-int64_t blocks(int64_t size, int64_t block) { return block > 0 ? (size + block - 1) / block : 0; }
-
 // The whole buffer, in its order, without gaps.
 std::vector<Segment> segments_of(const HeldLayout& layout) {
   std::vector<Segment> segments;

@@ -14,16 +14,6 @@ namespace {
 
 double seconds_since(std::chrono::steady_clock::time_point started) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count(); }
 
-IoEngine engine_of(ReadMethod method) {
-  switch (method) {
-    case ReadMethod::uring: return IoEngine::uring;
-    case ReadMethod::direct: return IoEngine::direct;
-    case ReadMethod::pread: return IoEngine::pread;
-    case ReadMethod::automatic: case ReadMethod::mmap: break;
-  }
-  return IoEngine::automatic;
-}
-
 ShardWatch watch_of(RankProgress& progress) {
   return {[&](int64_t bytes) { progress.advance(bytes); }, [&] { progress.tick(); }};
 }
@@ -48,7 +38,7 @@ std::optional<RankWeights> load_cached(World& world, const Checkpoint& checkpoin
   if (std::find(found.begin(), found.end(), "") != found.end()) return std::nullopt;
   RankWeights loaded;
   ShardFile::Reading how;
-  how.engine = engine_of(options.method);
+  how.engine = io_engine(options.method);
   how.depth = options.depth;
   how.staging_bytes = std::min(how.staging_bytes, options.host_bytes);
   how.stall = world.stall_timeout();

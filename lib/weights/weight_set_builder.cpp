@@ -5,8 +5,6 @@
 namespace dsinfer {
 namespace {
 
-int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
-
 int64_t heads_of(const HeldTensor& kv_b, const ModelConfig& config) { return kv_b.rows / (config.qk_nope_head_dim + config.v_head_dim); }
 
 // Two matrices, the second where the first ends.
