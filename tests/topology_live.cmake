@@ -34,7 +34,7 @@ if(Python3_FOUND)
   endif()
   add_test(NAME topology_netns COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/netns/netns.py --rank $<TARGET_FILE:netns_rank> ${netns_mpi})
   set_tests_properties(topology_netns PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600 RUN_SERIAL ON
-    ENVIRONMENT "LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/mpi/lsan.supp:print_suppressions=0:use_tls=0;ASAN_OPTIONS=fast_unwind_on_malloc=0")
+    ENVIRONMENT "${rank_sanitizer_environment}")
 endif()
 
 # What we say of this machine beside what its own tools say: ip, lscpu and, on a GPU machine, nvidia-smi.
