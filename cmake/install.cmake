@@ -24,6 +24,12 @@ if(TARGET dsinfer_mpi)
   install(EXPORT dsinfer-mpi NAMESPACE dsinfer:: FILE dsinfer-mpi-targets.cmake DESTINATION ${package_dir})
 endif()
 
+if(TARGET dsinfer_cuda)
+  install(TARGETS dsinfer_cuda EXPORT dsinfer-cuda
+    LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(EXPORT dsinfer-cuda NAMESPACE dsinfer:: FILE dsinfer-cuda-targets.cmake DESTINATION ${package_dir})
+endif()
+
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/dsinfer-config.cmake.in ${PROJECT_BINARY_DIR}/dsinfer-config.cmake
   INSTALL_DESTINATION ${package_dir} NO_SET_AND_CHECK_MACRO)
 # 0.x: a minor version may break; from 1.0 on the major version counts.

@@ -13,7 +13,14 @@ started=$SECONDS
 need_packages build-essential cmake ninja-build pkg-config python3 \
   libfmt-dev nlohmann-json3-dev libpcre2-dev libexpat1-dev libarchive-dev libxxhash-dev liburing-dev libcurl4-openssl-dev libibverbs-dev libopenmpi-dev openmpi-bin \
   libgtest-dev libgmock-dev python3-botocore || exit 1
-if command -v nvcc >/dev/null; then echo "nvcc is here, but this version has nothing to compile with it: no CUDA backend yet."; fi
+cuda=()
+nvcc=$(command -v nvcc || command -v /usr/local/cuda/bin/nvcc)
+if [ -n "$nvcc" ]; then
+  cuda=(-DDSINFER_CUDA=ON "-DCMAKE_CUDA_COMPILER=$nvcc")
+  echo "CUDA: the component is built with $nvcc; its tests need a GPU and say so where there is none."
+else
+  echo "CUDA: no nvcc here (neither on PATH nor in /usr/local/cuda/bin): libdsinfer_cuda is not built."
+fi
 
 passed=0 failed=0 failed_names=()
 say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
@@ -30,7 +37,7 @@ count() {
 }
 
 say "dev: configure and build"
-must cmake --preset dev
+must cmake --preset dev "${cuda[@]}"
 must cmake --build --preset dev --parallel "$cores"
 say "dev: tests"
 ctest --preset dev --parallel "$cores" --no-tests=error 2>&1 | tee build/dev/tests.log

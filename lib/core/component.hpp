@@ -8,6 +8,7 @@ namespace dsinfer {
 
 class Comm;
 class Backend;
+struct BackendOptions;
 
 /// Exported by libdsinfer_mpi as `extern "C" const dsinfer::MpiComponent dsinfer_component_mpi`.
 struct MpiComponent {
@@ -19,8 +20,8 @@ struct MpiComponent {
 /// Exported by libdsinfer_cuda as `extern "C" const dsinfer::CudaComponent dsinfer_component_cuda`.
 struct CudaComponent {
   const char* version;
-  std::unique_ptr<Backend> (*backend)(int device);
-  std::unique_ptr<Comm> (*comm)(World& world);
+  /// Throws not_found, naming what is missing and the remedy, where there is no driver or no such device.
+  std::unique_ptr<Backend> (*backend)(int device, const BackendOptions& options);
 };
 
 /// Finds the table: linked in statically, else opened as libdsinfer_mpi.so.N beside this library or on the loader's path.
