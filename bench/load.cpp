@@ -1,8 +1,8 @@
 // Loading against what the disk and the page cache give. bench/load_peers.py runs this, fio and Python's loaders on the same files in one go.
 //   bench_load make FOLDER [GB]                      a seeded checkpoint of that size (default 8.5), once
 //   bench_load cold FOLDER                           drops its files from the page cache
-//   bench_load load FOLDER RANKS METHOD [PLAN]       load() by RANKS threads: one line of JSON
-//   bench_load copy FOLDER THREADS fresh|touched     parallel pread into one buffer, freshly mapped or touched before: the same
+//   bench_load load FOLDER RANKS METHOD [PLAN]       load() by RANKS threads, by default tp=RANKS: one line of JSON
+//   bench_load copy FOLDER THREADS fresh|huge|touched  parallel pread into one buffer, freshly mapped, with huge pages, or touched before: the same
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -77,7 +77,7 @@ ReadMethod method_of(const std::string& name) {
 
 Json time_load(const fs::path& folder, int ranks, const std::string& method, const std::string& spec) {
   const ModelConfig config = ModelConfig::load(folder);
-  const Plan plan = solve(config, PlanRequest::parse(spec.empty() ? "dp=" + std::to_string(ranks) : spec, ranks));
+  const Plan plan = solve(config, PlanRequest::parse(spec.empty() ? "tp=" + std::to_string(ranks) : spec, ranks));
   LoadOptions options;
   options.method = method_of(method);
   std::vector<std::unique_ptr<World>> worlds = thread_worlds(ranks);
@@ -107,7 +107,8 @@ Json time_load(const fs::path& folder, int ranks, const std::string& method, con
           {"held_bytes", held}, {"extra_bytes_per_rank", extra / ranks}, {"reported_peak_bytes", peak}, {"rchar", bytes_read_by_kernel() - read}};
 }
 
-Json time_copy(const fs::path& folder, int count, bool touched) {
+Json time_copy(const fs::path& folder, int count, const std::string& kind) {
+  if (kind != "fresh" && kind != "huge" && kind != "touched") throw std::runtime_error("buffer \"" + kind + "\": expected fresh, huge or touched");
   struct Block { int fd; int64_t from, to, bytes; };
   std::vector<Block> blocks;
   int64_t total = 0;
@@ -121,7 +122,8 @@ Json time_copy(const fs::path& folder, int count, bool touched) {
   void* map = mmap(nullptr, static_cast<size_t>(total), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (map == MAP_FAILED) throw std::runtime_error("no memory for the buffer");
   auto* buffer = static_cast<char*>(map);
-  if (touched) std::memset(buffer, 1, static_cast<size_t>(total));
+  if (kind == "huge") madvise(map, static_cast<size_t>(total), MADV_HUGEPAGE);
+  if (kind == "touched") std::memset(buffer, 1, static_cast<size_t>(total));
   std::atomic<size_t> next{0};
   std::atomic<bool> failed{false};
   const auto start = Clock::now();
@@ -138,7 +140,7 @@ Json time_copy(const fs::path& folder, int count, bool touched) {
   for (std::thread& thread : threads) thread.join();
   const double seconds = since(start);
   if (failed) throw std::runtime_error("a read failed");
-  return {{"seconds", seconds}, {"bytes", total}, {"gb_per_s", static_cast<double>(total) / seconds * 1e-9}, {"threads", count}, {"buffer", touched ? "touched" : "fresh"}};
+  return {{"seconds", seconds}, {"bytes", total}, {"gb_per_s", static_cast<double>(total) / seconds * 1e-9}, {"threads", count}, {"buffer", kind}};
 }
 
 int run(const std::vector<std::string>& words) {
@@ -147,7 +149,7 @@ int run(const std::vector<std::string>& words) {
   if (words[0] == "make") std::printf("%lld\n", static_cast<long long>(bench::make_load_checkpoint(words[1], std::stod(word(2, "8.5")))));
   else if (words[0] == "cold") drop(words[1]);
   else if (words[0] == "load") std::printf("%s\n", time_load(words[1], std::stoi(word(2, "1")), word(3, "auto"), word(4, "")).dump().c_str());
-  else if (words[0] == "copy") std::printf("%s\n", time_copy(words[1], std::stoi(word(2, "1")), word(3, "fresh") == "touched").dump().c_str());
+  else if (words[0] == "copy") std::printf("%s\n", time_copy(words[1], std::stoi(word(2, "1")), word(3, "fresh")).dump().c_str());
   else throw std::runtime_error(words[0] + ": expected make, cold, load or copy");
   return 0;
 }

@@ -125,7 +125,7 @@ def main():
     for ranks in map(int, args.ranks.split(",")):
         case(f"load(), {ranks} ranks", "cold", lambda: last_line([args.bench, "load", folder, str(ranks), "auto"]))
     case("fio 8 MiB × 32, O_DIRECT, again", "cold", lambda: fio(files))
-    for buffer in ("fresh", "touched"):
+    for buffer in ("fresh", "huge", "touched"):
         case(f"pread by {cores} threads, {buffer} buffer", "cached", lambda: last_line([args.bench, "copy", folder, str(cores), buffer]))
     for ranks in map(int, args.ranks.split(",")):
         case(f"load(), {ranks} ranks", "cached", lambda: last_line([args.bench, "load", folder, str(ranks), "auto"]))

@@ -66,8 +66,11 @@ void decode_rows(float* out, const Weight& weight, int64_t begin, int64_t end) {
         break;
       case Format::int4_group: decode_int4(out, weight, row, 0, cols); break;
       case Format::fp8_block: {
-        const float* scales = weight.scale.row<const float>(row / weight.block_rows);
-        for (int64_t c = 0; c < cols; ++c) out[c] = e4m3_to_f32(static_cast<uint8_t>(stored[c])) * scales[c / weight.block_cols];
+        const float *values = e4m3_table(), *scales = weight.scale.row<const float>(row / weight.block_rows);
+        for (int64_t first = 0; first < cols; first += weight.block_cols) {
+          const float scale = scales[first / weight.block_cols];
+          for (int64_t c = first; c < std::min(first + weight.block_cols, cols); ++c) out[c] = values[static_cast<uint8_t>(stored[c])] * scale;
+        }
         break;
       }
     }
