@@ -261,7 +261,7 @@ DSINFER_CAPI dsinfer_status dsinfer_answer_svg(const dsinfer_answer* answer, cha
 /* A model is a folder or a URL: "http(s)://…", "s3://bucket/prefix", "hf://org/repo[@revision]". */
 
 enum { DSINFER_WEIGHTS_AS_STORED = 0, DSINFER_WEIGHTS_BF16 = 1, DSINFER_WEIGHTS_FP8 = 2 };
-/* MMAP: the CPU's weights stay in the file where their format allows it. */
+/* MMAP: the CPU's matrices stay in their local files where they are held as they are stored; the files must not be changed meanwhile. */
 enum { DSINFER_READ_AUTOMATIC = 0, DSINFER_READ_URING = 1, DSINFER_READ_DIRECT = 2, DSINFER_READ_PREAD = 3, DSINFER_READ_MMAP = 4 };
 
 /* Given to the callback; valid during the call. Fields may be appended: struct_size tells how far the library knows it. */
@@ -320,7 +320,8 @@ typedef struct dsinfer_weights dsinfer_weights;
 DSINFER_CAPI dsinfer_status dsinfer_weights_load(dsinfer_world* world, const char* model, const dsinfer_plan* plan,
                                                  const dsinfer_load_options* options, dsinfer_weights** weights);
 DSINFER_CAPI void dsinfer_weights_destroy(dsinfer_weights* weights);
-/* What the load was: read_amplification, bytes_read, bytes_received, device_bytes, host_peak_bytes, seconds, from_shard_cache, method.
+/* What the load was: read_amplification, bytes_read, bytes_received, device_bytes, bytes_mapped, host_peak_bytes, seconds,
+ * from_shard_cache, method.
  * Two-call sizing. */
 DSINFER_CAPI dsinfer_status dsinfer_weights_report_json(const dsinfer_weights* weights, char* buffer, uint64_t capacity, uint64_t* needed);
 

@@ -54,7 +54,7 @@ void add_options(example::OptionList& o, Settings& s) {
   o.text("hashes", "FILE", "full: compare with the list of an earlier run, or write it", s.hashes);
   o.call("format", "NAME", "hold linear weights as: stored (default), bf16, fp8",
          [&](const std::string& word) { s.load.weights = choose<WeightFormat>("--format", word, {{"stored", WeightFormat::as_stored}, {"bf16", WeightFormat::bf16}, {"fp8", WeightFormat::fp8}}); });
-  o.call("method", "NAME", "read by: auto (default), uring, direct, pread, mmap", [&](const std::string& word) {
+  o.call("method", "NAME", "read by: auto (default), uring, direct, pread; mmap leaves matrices in their files", [&](const std::string& word) {
     s.load.method = choose<ReadMethod>("--method", word, {{"auto", ReadMethod::automatic}, {"uring", ReadMethod::uring}, {"direct", ReadMethod::direct}, {"pread", ReadMethod::pread}, {"mmap", ReadMethod::mmap}});
   });
   o.integer("depth", "N", "reads in flight of each rank (default: 32 over the ranks of a node)", s.depth, 1);

@@ -12,7 +12,7 @@ using namespace test;
 std::filesystem::path golden_folder(const std::string& name) { return std::filesystem::path(DSINFER_TEST_DATA) / "goldens" / name; }
 
 // Logits of the golden's sequence b: a prefill of most of it, then decode.
-std::vector<float> logits_of(const std::string& name, WeightFormat format, const std::string& spec, int ranks) {
+std::vector<float> logits_of(const std::string& name, WeightFormat format, const std::string& spec, int ranks, ReadMethod method = ReadMethod::automatic) {
   const Golden golden(golden_folder(name));
   const GoldenSequence b = golden.sequence("b");
   std::vector<float> all;
@@ -27,6 +27,7 @@ std::vector<float> logits_of(const std::string& name, WeightFormat format, const
     options.page_size = 8;
     options.num_pages = 12;
     options.load.weights = format;
+    options.load.method = method;
     Forward forward(world, options);
     if (world.rank() != 0) {
       while (forward.follow(1s)) {}
@@ -88,6 +89,17 @@ TEST(Formats, Fp8HeldAsBf16ChangesLogProbabilitiesALittle) {
 
 // Scales of the power of two leave E4M3's four significant bits as they are.
 TEST(Formats, Fp8WithScalesOfPowersOfTwoIsTheSameInBf16) { EXPECT_EQ(change("fp8-tp", WeightFormat::bf16).largest, 0); }
+
+TEST(Formats, WeightsLeftInTheirFilesGiveTheSameLogits) {
+  const auto same = [](const std::string& name, WeightFormat format, const std::string& spec, int ranks) {
+    EXPECT_EQ(logits_of(name, format, spec, ranks, ReadMethod::mmap), logits_of(name, format, spec, ranks)) << name << " " << spec;
+  };
+  same("fp8", WeightFormat::as_stored, "", 1);
+  same("fp8-tp", WeightFormat::as_stored, "tp=2", 2);
+  same("fp8", WeightFormat::bf16, "", 1);
+  same("v3", WeightFormat::as_stored, "tp=2,ep=1", 2);
+  same("v3", WeightFormat::as_stored, "dp=2,ep=2", 2);
+}
 
 // Four significant bits of weights: relative errors of 2 to 3 % in each product. The largest changes are those of tokens for which an expert's choice flips.
 TEST(Formats, Bf16HeldAsFp8GivesSensibleLogProbabilities) {

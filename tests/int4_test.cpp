@@ -130,7 +130,7 @@ TEST(Int4Landing, PartsThatDoNotFitTogetherAreRefused) {
   for (const TensorSpec& spec : table) if (spec.expected && !is_prediction(spec, parsed)) stored.push_back({&spec, {0, {dtype_name(spec.dtype), spec.shape, 0, 0}}, spec.dtype});
   const RankPlan rank = solve(parsed, PlanRequest{}).rank(0);
   try {
-    held_layout(shard_pieces(stored, parsed, rank), parsed, rank, WeightFormat::as_stored);
+    held_layout(shard_pieces(stored, parsed, rank), parsed, WeightFormat::as_stored);
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), Error::unsupported);

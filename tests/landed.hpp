@@ -47,8 +47,12 @@ inline WeightSet feed(const std::filesystem::path& folder, const ModelConfig& co
     if (!file) file = checkpoint.open(piece.range.file);
     const std::vector<std::byte> bytes = rows_of(*file, piece, p.begin, p.end);
     std::byte* there = random() % 2 ? landing->direct(p.piece, p.begin, p.end) : nullptr;
-    if (there) std::copy(bytes.begin(), bytes.end(), there);
-    else landing->take(p.piece, p.begin, p.end, bytes);
+    if (there) {
+      std::copy(bytes.begin(), bytes.end(), there);
+      landing->arrived(p.piece, p.begin, p.end);
+    } else {
+      landing->take(p.piece, p.begin, p.end, bytes);
+    }
   }
   return landing->finish({});
 }

@@ -278,7 +278,7 @@ class ShardCacheTest : public testing::Test {
     const std::string folder = scratch_.path("cache" + spec);
     for (int rank = 0; rank < ranks; ++rank) {
       const WeightSet landed = test::feed(scratch_.path("model"), config, plan.rank(rank), *backend_, format, 1);
-      const HeldLayout layout = held_layout(shard_pieces(tensors, config, plan.rank(rank)), config, plan.rank(rank), format);
+      const HeldLayout layout = held_layout(shard_pieces(tensors, config, plan.rank(rank)), config, format);
       const ShardKey key = shard_key(checkpoint, plan, rank, format, layout);
       write_shard(folder, key, layout, landed, *backend_, {});
       const WeightSet kept = ShardFile::find(folder, key, layout).value().read(layout, config, *backend_, {}, {});

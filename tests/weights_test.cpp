@@ -140,7 +140,7 @@ class WeightsTest : public testing::Test {
   }
 
   // Every tensor that `rank` should hold equals its slice of the whole one, and nothing else is there.
-  void expect_slices(const WeightSet& set, const RankPlan& rank) {
+  void expect_slices(const WeightSet& set, const RankPlan& rank, uintptr_t alignment = 64) {
     for (const TensorSpec& spec : tensor_table(config_)) {
       if (spec.is_scale) continue;
       const bool mine = (spec.layer < 0 ? (spec.home == Home::first_stage ? rank.first_stage : rank.last_stage) : rank.layers.contains(spec.layer)) &&
@@ -164,7 +164,7 @@ class WeightsTest : public testing::Test {
         case Split::expert_columns: cols = rank.moe_inter; break;
       }
       const Weight& weight = set.matrix(spec.name);
-      ASSERT_EQ(reinterpret_cast<uintptr_t>(weight.data.data) % 64, 0u);
+      ASSERT_EQ(reinterpret_cast<uintptr_t>(weight.data.data) % alignment, 0u);
       ASSERT_EQ(decoded(weight), slice(whole, rows, cols)) << spec.name;
       if (spec.name.find("kv_b_proj") != std::string::npos) expect_absorbed(set, spec.name, whole, rank);
     }
@@ -219,6 +219,28 @@ class WeightsTest : public testing::Test {
     }
   }
 
+  // Matrices that are held as they are stored stay in their files, cut or not; what is left is read. `mapped`: whether any is.
+  void expect_mapped(const std::string& spec, int world, WeightFormat format = WeightFormat::as_stored, bool mapped = true) {
+    SCOPED_TRACE(spec);
+    const Plan p = plan(spec, world);
+    LoadOptions options, copied;
+    options.method = ReadMethod::mmap;
+    options.weights = copied.weights = format;
+    const LoadPlan dry = plan_load(folder_, p, options), whole = plan_load(folder_, p, copied);
+    const std::string error = load_all(p, [&](int rank, RankWeights loaded) {
+      const LoadReport& report = loaded.report;
+      const RankMemory memory = rank_memory(folder_, p, rank, format);
+      EXPECT_EQ(report.bytes_held + report.bytes_mapped, memory.weight_bytes);
+      EXPECT_EQ(report.bytes_mapped > 0, mapped);
+      EXPECT_EQ(report.bytes_read, dry.ranks[static_cast<size_t>(rank)].bytes_read);
+      EXPECT_LE(report.bytes_read, whole.ranks[static_cast<size_t>(rank)].bytes_read);
+      EXPECT_TRUE(report.method.starts_with("mmap")) << report.method;
+      if (format == WeightFormat::as_stored) expect_slices(loaded.weights, p.rank(rank), 1);
+    }, options);
+    EXPECT_EQ(error, "");
+    if (mapped) { EXPECT_LT(dry.bytes_read, whole.bytes_read); }  // these files' headers leave some data unaligned
+  }
+
   template <class Call> std::string error_of(const Call& call) {
     try {
       call();
@@ -246,6 +268,41 @@ TEST_F(WeightsTest, CutsFp8RowsAndColumnsBetweenBlocks) {
   write({{"n_shared_experts", 2}, {"quantization_config", fp8_change(8)["quantization_config"]}});
   expect_exact("tp=4,pp=2", 8);
   expect_exact("tp=2,dp=2,ep=2", 4);
+}
+
+TEST_F(WeightsTest, LeavesMatricesInMappedFiles) {
+  write(fp8_change(16), {.shards = 3});
+  expect_mapped("", 1);
+  expect_mapped("pp=2,dp=2,ep=1", 4);
+  expect_mapped("", 1, WeightFormat::bf16);  // embedding, head and gates are not quantised
+  for (const DType dtype : {DType::bf16, DType::f16, DType::f32}) {
+    write({{"q_lora_rank", 0}}, {.dtype = dtype, .shards = 2});
+    expect_mapped("", 1);
+    expect_mapped("tp=2,dp=2,ep=2", 4);
+    expect_mapped("tp=4,ep=1", 4);
+  }
+}
+
+TEST(MappedModel, IsReadForVectorsAndScalesOnly) {
+  const ModelConfig config = ModelConfig::load(DSINFER_MINI_DIR);
+  LoadOptions options;
+  options.method = ReadMethod::mmap;
+  const Plan plan = solve(config, PlanRequest{});
+  EXPECT_LT(plan_load(DSINFER_MINI_DIR, plan, options).bytes_read, plan_load(DSINFER_MINI_DIR, plan).bytes_read / 50);
+}
+
+TEST_F(WeightsTest, RefusesToMapWhatCannotBe) {
+  write(fp8_change(16));
+  LoadOptions options;
+  options.method = ReadMethod::mmap;
+  options.shard_cache = folder_;
+  EXPECT_THAT(load_all(plan("", 1), {}, options), AllOf(HasSubstr("invalid_argument"), HasSubstr("shard cache")));
+  options.shard_cache.clear();
+  std::atomic<int64_t> bytes = 0;
+  const Checkpoint unmappable(std::make_shared<CountingStorage>(folder_, bytes));
+  EXPECT_THAT(load_all(plan("", 1), {}, options, nullptr, &unmappable), AllOf(HasSubstr("unsupported"), HasSubstr("model"), HasSubstr("cannot be mapped")));
+  const auto world = single_world();
+  EXPECT_THAT(error_of([&] { save_shards(*world, folder_, plan("", 1), folder_ / "shards", options); }), HasSubstr("choose another method"));
 }
 
 TEST_F(WeightsTest, KeepsRaggedBlocksWhole) {

@@ -39,8 +39,9 @@ enum class WeightFormat : uint8_t { as_stored, bf16, fp8 };
 /// the checkpoint has none. Ask solve() with it for a plan to load in that format.
 DSINFER_API ModelConfig held_config(const ModelConfig& stored, WeightFormat weights);
 
-/// How files are read. automatic picks by what the system has and whether the bytes lie in the page cache. mmap (weights that stay in the file) is refused as
-/// unsupported by this version.
+/// How files are read. automatic picks by what the system has and whether the bytes lie in the page cache. mmap leaves matrices that are held as they
+/// are stored in their local files (CPU backend only): nothing of them is read before it is used, and ranks of one machine share the pages. The files must not be
+/// changed while the weights live; one that is cut short ends the process (SIGBUS).
 enum class ReadMethod : uint8_t { automatic, uring, direct, pread, mmap };
 
 struct LoadOptions {
@@ -106,6 +107,7 @@ DSINFER_API double probe_storage(const std::filesystem::path& model, const LoadO
 /// What a load was.
 struct DSINFER_API LoadReport {
   int64_t bytes_read = 0, bytes_received = 0, bytes_held = 0;  ///< of this rank
+  int64_t bytes_mapped = 0;           ///< that stay in mapped files, beside bytes_held
   int64_t host_peak_bytes = 0;
   double seconds = 0;
   double read_amplification = 1;

@@ -43,6 +43,7 @@ void check_same_everywhere(World& world, const ForwardOptions& options, const st
       {"num_pages", std::to_string(options.num_pages)},
       {"w8a8", options.w8a8 ? "on" : "off"},
       {"format of the weights held (0 as stored, 1 bf16, 2 fp8)", std::to_string(static_cast<int>(options.load.weights))},
+      {"weights left in mapped files", options.load.method == ReadMethod::mmap ? "yes" : "no"},
   };
   const std::vector<std::string> all = world.all_gather(pack(host_name(), mine));
   ByteReader first(all[0]);

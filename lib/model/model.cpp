@@ -119,7 +119,7 @@ struct Model::Impl {
     in_agreement(world, [&] {
       Arena counting = Arena::counting();
       Workspace(counting, config, rank, options.max_tokens, options.max_sequences, max_pages);
-      need.weights = rank_memory(*checkpoint, plan, world.rank(), options.load.weights).weight_bytes;
+      need.weights = rank_memory(*checkpoint, plan, world.rank(), options.load).weight_bytes;
       need.activations = static_cast<int64_t>(counting.peak()) + options.max_len * config.qk_rope_head_dim * 4;
       need.cache_page = KvCache::page_bytes(config, rank.layers.size(), options.page_size);
       available = static_cast<int64_t>(backend->available_bytes());

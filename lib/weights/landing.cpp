@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "storage/mapped_file.hpp"
 #include "weights/landing_piece.hpp"
 #include "weights/weight_set_builder.hpp"
 
@@ -22,48 +23,56 @@ void check_memory(int64_t needed, const RankPlan& rank, const Backend& backend) 
 // One rank's landing: a lander for each piece over views of one buffer.
 class RankLanding final : public Landing {
  public:
-  RankLanding(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend, WeightFormat format)
-      : config_(config), room_{backend, {}, {}}, layout_(held_layout(pieces, config, rank, format)) {
+  RankLanding(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend, WeightFormat format, bool in_files)
+      : config_(config), room_{backend, {}, {}}, layout_(held_layout(pieces, config, format, in_files)) {
     for (const HeldTensor& tensor : layout_.tensors)
       if (!tensor.vector && !backend.supports(tensor.format))
         throw Error(Error::unsupported, fmt::format("tensor {} is held as {}, which the {} backend cannot compute with", tensor.name, format_name(tensor.format), backend.name()));
     check_memory(layout_.buffer_bytes, rank, backend);
     buffer_ = std::make_shared<Buffer>(backend.allocate(static_cast<size_t>(std::max<int64_t>(layout_.buffer_bytes, 1))));
     landers_.reserve(pieces.size());
+    absorbed_.assign(layout_.tensors.size(), false);
     for (size_t i = 0; i < pieces.size(); ++i) {
       const ShardPiece& piece = pieces[i];
+      if (HeldTensor& tensor = layout_.tensors[static_cast<size_t>(layout_.tensor_of[i])]; tensor.in_file && !piece.tensor.spec->is_scale) {
+        leave_in_file(checkpoint, piece, tensor);
+        landers_.push_back({nullptr, piece.tensor.spec->name, 0, 0});
+        continue;
+      }
       const PieceName name{checkpoint.files()[static_cast<size_t>(piece.range.file)].path, piece.tensor.spec->name, piece.cut};
       landers_.push_back({lander(piece, layout_.tensor_of[i], name), piece.tensor.spec->name, piece.cut.rows.size(), piece.cut.elements() > 0 ? piece.cut.rows.size() : 0});
     }
     kept_.clear();
+    files_.erase(std::remove(files_.begin(), files_.end(), nullptr), files_.end());
   }
 
   std::byte* direct(int piece, int64_t begin, int64_t end) override {
-    Piece& p = check(piece, begin, end);
-    std::byte* there = p.lander->direct(begin, end);
-    if (there) p.missing -= end - begin;
-    return there;
+    return check(piece, begin, end).lander->direct(begin, end);
+  }
+
+  void arrived(int piece, int64_t begin, int64_t end) override {
+    check(piece, begin, end);
+    arrive(piece, end - begin);
   }
 
   void take(int piece, int64_t begin, int64_t end, std::span<const std::byte> bytes) override {
     Piece& p = check(piece, begin, end);
     if (begin == end || bytes.empty()) return;
     p.lander->take(begin, end, bytes);
-    p.missing -= end - begin;
-    if (p.missing <= 0) p.lander->complete();
+    arrive(piece, end - begin);
   }
 
   WeightSet finish(const std::function<void()>& poll) override {
     for (const Piece& piece : landers_)
       if (piece.missing > 0) throw Error(Error::internal, fmt::format("{} rows of tensor {} did not arrive", piece.missing, piece.name));
     landers_.clear();
-    for (const HeldTensor& tensor : layout_.tensors) {
-      if (tensor.key_up_at < 0) continue;
-      absorb(tensor);
+    for (size_t tensor = 0; tensor < layout_.tensors.size(); ++tensor) {
+      if (layout_.tensors[tensor].key_up_at < 0 || absorbed_[tensor]) continue;
+      absorb(layout_.tensors[tensor]);  // nothing of it arrived: this rank has no rows
       if (poll) poll();
     }
     const std::shared_ptr<Buffer> shared = std::move(buffer_);
-    return WeightSetBuilder::build(layout_, Buffer(shared->data(), shared->size(), shared->place(), [shared](std::byte*) {}), config_);
+    return WeightSetBuilder::build(layout_, Buffer(shared->data(), shared->size(), shared->place(), [shared](std::byte*) {}), config_, std::move(files_));
   }
 
   const HeldLayout& layout() const override { return layout_; }
@@ -80,6 +89,29 @@ class RankLanding final : public Landing {
     Piece& p = landers_.at(static_cast<size_t>(piece));
     if (begin < 0 || end < begin || end > p.rows) throw Error(Error::internal, fmt::format("tensor {}: rows {} … {} of {}", p.name, begin, end, p.rows));
     return p;
+  }
+
+  void leave_in_file(const Checkpoint& checkpoint, const ShardPiece& piece, HeldTensor& tensor) {
+    files_.resize(checkpoint.files().size());
+    auto& file = files_[static_cast<size_t>(piece.range.file)];
+    if (!file) file = std::make_shared<MappedFile>(*checkpoint.open(piece.range.file));
+    tensor.mapped = file->data() + piece.range.offset;
+    tensor.mapped_stride = piece.tensor.spec->shape[1];
+  }
+
+  // A kv_b_proj that is whole is absorbed at once, while others are still being read.
+  void arrive(int piece, int64_t rows) {
+    Piece& p = landers_[static_cast<size_t>(piece)];
+    p.missing -= rows;
+    if (p.missing > 0) return;
+    p.lander->complete();
+    const auto number = static_cast<size_t>(layout_.tensor_of[static_cast<size_t>(piece)]);
+    const HeldTensor& tensor = layout_.tensors[number];
+    if (tensor.key_up_at < 0 || absorbed_[number]) return;
+    for (const int part : tensor.pieces)
+      if (landers_[static_cast<size_t>(part)].missing > 0) return;
+    absorb(tensor);
+    absorbed_[number] = true;
   }
 
   std::unique_ptr<PieceLander> lander(const ShardPiece& piece, int tensor, const PieceName& name) {
@@ -160,7 +192,9 @@ class RankLanding final : public Landing {
   HeldLayout layout_;
   std::shared_ptr<Buffer> buffer_;
   std::vector<Piece> landers_;
+  std::vector<bool> absorbed_;  // by tensor of the layout
   std::unordered_map<int, std::shared_ptr<BlockScales>> kept_;
+  std::vector<std::shared_ptr<const MappedFile>> files_;  // that tensors stay in
 };
 
 }  // namespace
@@ -174,10 +208,11 @@ int64_t rows_together(const TensorSpec& spec, DType stored, const ModelConfig& c
 
 int landing_phase(const TensorSpec& spec) { return spec.is_scale || spec.int4 == Int4Part::scales || spec.int4 == Int4Part::zeros ? 0 : 1; }
 
-std::unique_ptr<Landing> Landing::make(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend, WeightFormat format) {
+std::unique_ptr<Landing> Landing::make(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend, WeightFormat format,
+                                       bool in_files) {
   if (config.int4 && format != WeightFormat::as_stored)
     throw Error(Error::unsupported, fmt::format("{} holds 4-bit weights, which are loaded as stored only; leave the weights' format out", checkpoint.storage().name()));
-  return std::make_unique<RankLanding>(checkpoint, pieces, config, rank, backend, format);
+  return std::make_unique<RankLanding>(checkpoint, pieces, config, rank, backend, format, in_files);
 }
 
 }  // namespace dsinfer

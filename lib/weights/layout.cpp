@@ -26,7 +26,8 @@ std::string partner_name(const std::string& name) {
 
 class LayoutWriter {
  public:
-  LayoutWriter(const std::vector<ShardPiece>& pieces, const ModelConfig& config, WeightFormat format) : pieces_(pieces), config_(config), held_(held_config(config, format)), format_(format) {}
+  LayoutWriter(const std::vector<ShardPiece>& pieces, const ModelConfig& config, WeightFormat format, bool in_files)
+      : pieces_(pieces), config_(config), held_(held_config(config, format)), format_(format), in_files_(in_files) {}
 
   HeldLayout write() && {
     for (size_t i = 0; i < pieces_.size(); ++i) enter(static_cast<int>(i));
@@ -60,6 +61,7 @@ class LayoutWriter {
     tensor.rows = (spec.transposed ? p.cut.cols : p.cut.rows).size() * spec.unit_rows;
     tensor.cols = (spec.transposed ? p.cut.rows : p.cut.cols).size() * spec.unit_cols;
     tensor.absorbed = is_kv_b(spec);
+    tensor.in_file = in_files_ && lies_as_held(p.tensor, format_);
   }
 
   void measure(HeldTensor& tensor) const {
@@ -98,14 +100,15 @@ class LayoutWriter {
 
   // Blocks of scales must not straddle the two.
   static bool joins(const HeldTensor& first, const HeldTensor& second) {
-    return first.format == second.format && first.cols == second.cols && first.block_rows == second.block_rows && first.block_cols == second.block_cols &&
+    return !first.in_file && !second.in_file && first.format == second.format && first.cols == second.cols && first.block_rows == second.block_rows && first.block_cols == second.block_cols &&
            first.scale_dtype == second.scale_dtype && (first.zero_bytes > 0) == (second.zero_bytes > 0) && (first.format != Format::fp8_block || first.rows % first.block_rows == 0) &&
            (first.zero_bytes == 0 || first.rows * (first.cols / first.block_cols) % 2 == 0);
   }
 
   void place(HeldTensor& tensor) {
     HeldTensor* second = tensor.fused_with < 0 ? nullptr : &layout_.tensors[static_cast<size_t>(tensor.fused_with)];
-    place(tensor, second, &HeldTensor::data_at, &HeldTensor::data_bytes);
+    if (tensor.in_file) layout_.mapped_bytes += tensor.data_bytes;
+    else place(tensor, second, &HeldTensor::data_at, &HeldTensor::data_bytes);
     place(tensor, second, &HeldTensor::scale_at, &HeldTensor::scale_bytes);
     place(tensor, second, &HeldTensor::zero_at, &HeldTensor::zero_bytes);
     place(tensor, nullptr, &HeldTensor::key_up_at, &HeldTensor::key_up_bytes);
@@ -128,6 +131,7 @@ class LayoutWriter {
   const ModelConfig& config_;
   ModelConfig held_;
   WeightFormat format_;
+  bool in_files_;
   HeldLayout layout_;
   std::unordered_map<std::string, int> index_;
   std::vector<bool> follows_;
@@ -159,8 +163,14 @@ Format held_format(const TensorSpec& spec, DType stored, WeightFormat format) {
   return stored == DType::bf16 ? Format::bf16 : stored == DType::f16 ? Format::f16 : Format::f32;
 }
 
-HeldLayout held_layout(const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan&, WeightFormat format) {
-  return LayoutWriter(pieces, config, format).write();
+bool lies_as_held(const StoredTensor& tensor, WeightFormat format) {
+  const TensorSpec& spec = *tensor.spec;
+  if (spec.is_scale || spec.int4 != Int4Part::none || spec.shape.size() != 2 || tensor.at.entry.begin % dtype_size(tensor.dtype) != 0) return false;
+  return element_of(held_format(spec, tensor.dtype, format)) == tensor.dtype;
+}
+
+HeldLayout held_layout(const std::vector<ShardPiece>& pieces, const ModelConfig& config, WeightFormat format, bool in_files) {
+  return LayoutWriter(pieces, config, format, in_files).write();
 }
 
 }  // namespace dsinfer

@@ -25,6 +25,9 @@ struct HeldTensor {
   int64_t key_up_at = -1, key_up_bytes = 0;      ///< absorbed copies of kv_b_proj, f32
   int64_t value_up_at = -1, value_up_bytes = 0;
   int fused_with = -1;         ///< the tensor whose data, scales and zero points begin where these end
+  bool in_file = false;        ///< the data stays in the mapped file, none of it in the buffer; where, Landing says:
+  std::byte* mapped = nullptr;
+  int64_t mapped_stride = 0;   ///< elements from row to row
   std::vector<int> pieces;     ///< its stored parts, indices into the pieces
 };
 
@@ -33,6 +36,7 @@ struct HeldLayout {
   std::vector<int> tensor_of;  ///< piece → index into tensors
   int64_t buffer_bytes = 0;    ///< with alignment
   int64_t held_bytes = 0;      ///< without: RankMemory::weight_bytes
+  int64_t mapped_bytes = 0;    ///< of matrices that stay in their files, in neither
 };
 
 /// Blocks that `size` rows or columns lie in, the last one perhaps in part; 0 where there are no blocks.
@@ -47,8 +51,11 @@ DSINFER_INTERNAL std::string held_name(const TensorSpec& spec);
 /// What a matrix stored as `stored` is held as.
 DSINFER_INTERNAL Format held_format(const TensorSpec& spec, DType stored, WeightFormat format);
 
+/// Whether the data of a stored tensor can be used where it lies in its file: a matrix that is held as it is stored, its elements aligned.
+DSINFER_INTERNAL bool lies_as_held(const StoredTensor& tensor, WeightFormat format);
+
 /// gate_proj and up_proj of one MLP, and q_a_proj and kv_a_proj_with_mqa, lie back to back (data, and scales likewise) where both have one format and the
-/// first ends on a block edge: WeightSet::fused() gives them as one matrix.
-DSINFER_INTERNAL HeldLayout held_layout(const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, WeightFormat format);
+/// first ends on a block edge: WeightSet::fused() gives them as one matrix. `in_files`: what lies_as_held() stays in its file.
+DSINFER_INTERNAL HeldLayout held_layout(const std::vector<ShardPiece>& pieces, const ModelConfig& config, WeightFormat format, bool in_files = false);
 
 }  // namespace dsinfer

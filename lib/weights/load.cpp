@@ -11,7 +11,7 @@ void check_same(World& world, const std::string& mine) {
   const std::vector<std::string> all = world.all_gather(mine);
   for (size_t rank = 1; rank < all.size(); ++rank)
     if (all[rank] != all[0])
-      throw Error(Error::invalid_argument, "rank " + std::to_string(rank) + " loads another checkpoint, plan or format than rank 0; start all ranks with the same model and options");
+      throw Error(Error::invalid_argument, "rank " + std::to_string(rank) + " loads another checkpoint, plan or format, or by mmap, unlike rank 0; start all ranks with the same model and options");
 }
 
 }  // namespace
@@ -49,7 +49,7 @@ LoadedWeights load(World& world, const std::filesystem::path& model, const Plan&
       throw Error(Error::plan_refused, "the plan " + plan.spec() + " is for " + std::to_string(plan.world_size) + " ranks, but " + std::to_string(world.size()) + " are here");
     impl->backend = make_backend(device, {});
     const Checkpoint checkpoint(open_model(model, options));
-    check_same(world, checkpoint.fingerprint() + plan.to_json() + std::to_string(static_cast<int>(options.weights)));
+    check_same(world, checkpoint.fingerprint() + plan.to_json() + std::to_string(static_cast<int>(options.weights)) + (options.method == ReadMethod::mmap ? " in files" : ""));
     impl->loaded = load_rank(world, checkpoint, plan, *impl->backend, options);
   });
   return LoadedWeights(std::move(impl));

@@ -26,7 +26,10 @@ LoadPlan plan_load(const std::filesystem::path& model, const Plan& plan, const L
   if (ranks_per_node > 0) for (size_t rank = 0; rank < node_of.size(); ++rank) node_of[rank] = static_cast<int>(rank) / ranks_per_node;
   ReadPlanOptions blocks;
   blocks.format = options.weights;
-  const ReadPlan reads = make_read_plan(tensors, config, plan, std::move(node_of), blocks);
+  const bool in_files = options.method == ReadMethod::mmap;
+  std::vector<StoredTensor> copied = tensors;
+  if (in_files) std::erase_if(copied, [&](const StoredTensor& tensor) { return lies_as_held(tensor, options.weights); });
+  const ReadPlan reads = make_read_plan(std::move(copied), config, plan, std::move(node_of), blocks);
 
   LoadPlan result;
   for (const CheckpointFile& file : checkpoint.files()) {
@@ -43,7 +46,7 @@ LoadPlan plan_load(const std::filesystem::path& model, const Plan& plan, const L
   }
   for (RankLoad& rank : result.ranks) {
     const RankPlan part = plan.rank(rank.rank);
-    rank.device_bytes = held_layout(shard_pieces(tensors, config, part), config, part, options.weights).buffer_bytes;
+    rank.device_bytes = held_layout(shard_pieces(tensors, config, part), config, options.weights, in_files).buffer_bytes;
     rank.host_peak_bytes = host_peak(rank, options);
   }
   return result;

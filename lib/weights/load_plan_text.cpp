@@ -59,7 +59,7 @@ std::string LoadPlan::to_json(bool with_ranges) const {
 
 std::string LoadReport::to_json() const {
   return Json{{"read_amplification", read_amplification}, {"bytes_read", bytes_read}, {"bytes_received", bytes_received}, {"device_bytes", bytes_held},
-              {"host_peak_bytes", host_peak_bytes}, {"seconds", seconds}, {"from_shard_cache", from_shard_cache}, {"method", method}}.dump(2);
+              {"bytes_mapped", bytes_mapped}, {"host_peak_bytes", host_peak_bytes}, {"seconds", seconds}, {"from_shard_cache", from_shard_cache}, {"method", method}}.dump(2);
 }
 
 std::string VerifyReport::to_json() const {

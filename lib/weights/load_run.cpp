@@ -225,7 +225,12 @@ void LoadRun::land_own(Slot& slot) {
     const Cut mine = part_for(task_.reads, p, task_.config, rank_plan_);
     const int64_t size = dtype_size(tensor(p).dtype), bytes = mine.elements() * size;
     landed_ += bytes;
-    if (slot.landed[static_cast<size_t>(i)]) continue;
+    if (slot.landed[static_cast<size_t>(i)]) {
+      const int piece = piece_of_.at(tensor(p).spec);
+      const int64_t first = task_.pieces[static_cast<size_t>(piece)].cut.rows.begin;
+      task_.landing.arrived(piece, p.begin - first, p.end - first);
+      continue;
+    }
     const std::byte* rows = slot.block->data() + (task_.reads.offset(p) - slot.base);
     const int64_t row_bytes = task_.reads.row_bytes(tensor(p)), width = mine.cols.size() * size;
     if (width == row_bytes) {

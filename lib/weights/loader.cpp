@@ -1,7 +1,10 @@
 #include "weights/loader.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
+#include <string_view>
 
 #include "comm/nodes.hpp"
 #include "weights/load_run.hpp"
@@ -14,7 +17,7 @@ IoEngine io_engine(ReadMethod method) {
     case ReadMethod::uring: return IoEngine::uring;
     case ReadMethod::direct: return IoEngine::direct;
     case ReadMethod::pread: return IoEngine::pread;
-    case ReadMethod::automatic: case ReadMethod::mmap: break;  // load_rank() has refused mmap
+    case ReadMethod::automatic: case ReadMethod::mmap: break;  // what cannot be mapped is read
   }
   return IoEngine::automatic;
 }
@@ -31,13 +34,27 @@ ModelConfig read_config(Storage& storage) { return ModelConfig::parse(read_text(
 
 namespace {
 
-// Where a storage keeps copies: the files that this rank reads, beginning at another one on every rank, so that the ranks of a node share the fetching out.
-void fetch_files(World& world, const Checkpoint& checkpoint, const ReadPlan& reads) {
+void check_mmap(const Backend& backend, const LoadOptions& options) {
+  if (std::string_view(backend.name()) != "cpu")
+    throw Error(Error::unsupported, fmt::format("the {} backend needs weights in its own memory, mmap leaves them in host files; choose automatic", backend.name()));
+  if (!options.shard_cache.empty())
+    throw Error(Error::invalid_argument, "mmap leaves weights in the checkpoint's files, and a shard cache is read in their place; choose one of the two");
+}
+
+// The files that this rank reads or maps.
+std::vector<int> files_of(const ReadPlan& reads, int rank, const std::vector<ShardPiece>& pieces, bool in_files) {
   std::vector<int> files;
   for (const Chunk& chunk : reads.chunks)
-    if (chunk.reader == world.rank() && (files.empty() || files.back() != chunk.file)) files.push_back(chunk.file);
+    if (chunk.reader == rank && (files.empty() || files.back() != chunk.file)) files.push_back(chunk.file);
+  if (in_files)
+    for (const ShardPiece& piece : pieces) files.push_back(piece.range.file);
   std::sort(files.begin(), files.end());
   files.erase(std::unique(files.begin(), files.end()), files.end());
+  return files;
+}
+
+// Where a storage keeps copies: beginning at another file on every rank, so that the ranks of a node share the fetching out.
+void fetch_files(World& world, const Checkpoint& checkpoint, const std::vector<int>& files) {
   for (size_t i = 0; i < files.size(); ++i) {
     const auto file = static_cast<size_t>(files[(i + static_cast<size_t>(world.rank())) % files.size()]);
     const bool kept = checkpoint.storage().fetch(checkpoint.files()[file].name, [&](int64_t, int64_t) { return !world.failure(); });
@@ -50,8 +67,8 @@ void fetch_files(World& world, const Checkpoint& checkpoint, const ReadPlan& rea
 
 RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& plan, Backend& backend, const LoadOptions& options) {
   const auto started = std::chrono::steady_clock::now();
-  if (options.method == ReadMethod::mmap)
-    throw Error(Error::unsupported, "reading by mmap is not in this version: weights are copied into memory of their own; choose automatic");
+  const bool in_files = options.method == ReadMethod::mmap;
+  if (in_files) check_mmap(backend, options);
   const RankPlan rank = plan.rank(world.rank());
   const ModelConfig config = read_config(checkpoint.storage());  // the plan's may be that of the weights as held
   const std::vector<TensorSpec> table = tensor_table(config);
@@ -60,11 +77,15 @@ RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& pl
   const std::vector<ShardPiece> pieces = shard_pieces(tensors, config, rank);
   if (!options.shard_cache.empty())
     if (auto kept = load_cached(world, checkpoint, plan, config, pieces, backend, options)) return std::move(*kept);
-  const auto landing = Landing::make(checkpoint, pieces, config, rank, backend, options.weights);
+  const auto make_landing = [&] { return Landing::make(checkpoint, pieces, config, rank, backend, options.weights, in_files); };
+  std::unique_ptr<Landing> landing;
+  if (!in_files) landing = make_landing();  // before files are fetched: there may be no room; files to be mapped must be there
+  if (in_files) std::erase_if(tensors, [&](const StoredTensor& tensor) { return lies_as_held(tensor, options.weights); });
   ReadPlanOptions blocks;
   blocks.format = options.weights;
   const ReadPlan reads = make_read_plan(std::move(tensors), config, plan, share_nodes(world).of_rank, blocks);
-  fetch_files(world, checkpoint, reads);
+  fetch_files(world, checkpoint, files_of(reads, world.rank(), pieces, in_files));
+  if (in_files) landing = make_landing();
   const auto mail = world.split(0, world.rank());
   mail->set_stall_timeout(world.stall_timeout());
   RankWeights loaded;
@@ -74,12 +95,13 @@ RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& pl
     loaded.report.bytes_read = run.bytes_read();
     loaded.report.bytes_received = run.bytes_received();
     loaded.report.host_peak_bytes = run.host_peak_bytes();
-    loaded.report.method = run.method();
+    loaded.report.method = in_files ? "mmap, " + run.method() : run.method();
   }
   loaded.weights = landing->finish([&] {
     if (const std::optional<Error> failed = world.failure()) throw *failed;
   });
   loaded.report.bytes_held = loaded.weights.bytes();
+  loaded.report.bytes_mapped = landing->layout().mapped_bytes;
   loaded.report.read_amplification = reads.amplification();
   loaded.report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   return loaded;

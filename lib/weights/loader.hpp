@@ -22,7 +22,7 @@ DSINFER_INTERNAL IoEngine io_engine(ReadMethod method);
 DSINFER_INTERNAL StorageOptions storage_options(const LoadOptions& options);
 
 /// As the public one.
-DSINFER_INTERNAL RankMemory rank_memory(const Checkpoint& checkpoint, const Plan& plan, int world_rank, WeightFormat weights);
+DSINFER_INTERNAL RankMemory rank_memory(const Checkpoint& checkpoint, const Plan& plan, int world_rank, const LoadOptions& options);
 
 /// The folder or URL that names a model.
 DSINFER_INTERNAL std::shared_ptr<Storage> open_model(const std::filesystem::path& model, const LoadOptions& options);

@@ -12,16 +12,18 @@ ModelConfig held_config(const ModelConfig& stored, WeightFormat weights) {
 }
 
 RankMemory rank_memory(const std::filesystem::path& folder, const Plan& plan, int world_rank, WeightFormat weights) {
-  return rank_memory(Checkpoint(folder, Headers::may_stand_alone), plan, world_rank, weights);
+  LoadOptions options;
+  options.weights = weights;
+  return rank_memory(Checkpoint(folder, Headers::may_stand_alone), plan, world_rank, options);
 }
 
-RankMemory rank_memory(const Checkpoint& checkpoint, const Plan& plan, int world_rank, WeightFormat weights) {
+RankMemory rank_memory(const Checkpoint& checkpoint, const Plan& plan, int world_rank, const LoadOptions& options) {
   const ModelConfig config = read_config(checkpoint.storage());  // the plan's may be that of the weights as held
   const RankPlan rank = plan.rank(world_rank);
   const std::vector<TensorSpec> table = tensor_table(config);
   const std::vector<ShardPiece> pieces = shard_pieces(checkpoint.resolve(config, table), config, rank);
   constexpr int64_t kCacheElement = 4;  // the CPU's cache is f32
-  RankMemory memory{held_layout(pieces, config, rank, weights).held_bytes, rank.layers.size() * config.cache_dim() * kCacheElement, 0};
+  RankMemory memory{held_layout(pieces, config, options.weights, options.method == ReadMethod::mmap).held_bytes, rank.layers.size() * config.cache_dim() * kCacheElement, 0};
   for (const ShardPiece& piece : pieces) memory.read_bytes += piece.range.bytes();
   return memory;
 }

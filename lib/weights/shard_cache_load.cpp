@@ -32,7 +32,7 @@ void check_same(World& world, ShardKey key) {
 std::optional<RankWeights> load_cached(World& world, const Checkpoint& checkpoint, const Plan& plan, const ModelConfig& config, const std::vector<ShardPiece>& pieces, Backend& backend,
                                        const LoadOptions& options) {
   const auto started = std::chrono::steady_clock::now();
-  const HeldLayout layout = held_layout(pieces, config, plan.rank(world.rank()), options.weights);
+  const HeldLayout layout = held_layout(pieces, config, options.weights);
   const auto file = ShardFile::find(options.shard_cache, shard_key(checkpoint, plan, world.rank(), options.weights, layout), layout);
   const std::vector<std::string> found = world.all_gather(file ? "found" : "");
   if (std::find(found.begin(), found.end(), "") != found.end()) return std::nullopt;
@@ -61,12 +61,13 @@ LoadReport save_shards(World& world, const std::filesystem::path& model, const P
       throw Error(Error::plan_refused, fmt::format("the plan {} is for {} ranks, but {} are here", plan.spec(), plan.world_size, world.size()));
     LoadOptions from_files = options;
     from_files.shard_cache.clear();
+    if (options.method == ReadMethod::mmap) throw Error(Error::invalid_argument, "shards are copies of weights, which mmap leaves in their files; choose another method to save them");
     const auto backend = make_backend("cpu", {});
     const Checkpoint checkpoint(open_model(model, options));
     const ModelConfig config = read_config(checkpoint.storage());
     const RankPlan rank = plan.rank(world.rank());
     const std::vector<TensorSpec> table = tensor_table(config);
-    const HeldLayout layout = held_layout(shard_pieces(checkpoint.resolve(config, table), config, rank), config, rank, options.weights);
+    const HeldLayout layout = held_layout(shard_pieces(checkpoint.resolve(config, table), config, rank), config, options.weights);
     const ShardKey key = shard_key(checkpoint, plan, world.rank(), options.weights, layout);
     check_same(world, key);
     RankWeights loaded = load_rank(world, checkpoint, plan, *backend, from_files);

@@ -1,6 +1,7 @@
 /// WeightSet: all weights of one rank, by checkpoint name, cut as its RankPlan says.
 #pragma once
 #include <functional>
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -9,6 +10,8 @@
 #include "core/format.hpp"
 
 namespace dsinfer {
+
+class MappedFile;
 
 /// Owns the memory. Lookups throw Error::internal naming the tensor if this rank does not hold it.
 class WeightSet {
@@ -30,7 +33,7 @@ class WeightSet {
   /// Every view of memory by name: matrices and vectors by their own, "…_scale_inv" for scales, "…#key_up" and "…#value_up" for absorbed copies.
   DSINFER_INTERNAL void each(const std::function<void(const std::string& name, const TensorView& view)>& call) const;
   bool has(const std::string& name) const { return matrices_.count(name) || vectors_.count(name); }
-  /// Bytes held, absorbed copies and scales included. Equals rank_memory(…).weight_bytes of the plan.
+  /// Bytes held, absorbed copies and scales included, without those that stay in mapped files. Equals rank_memory(…).weight_bytes of the plan if none does.
   int64_t bytes() const { return bytes_; }
 
  private:
@@ -39,6 +42,7 @@ class WeightSet {
   std::unordered_map<std::string, Weight> matrices_, key_up_, value_up_, fused_;
   std::unordered_map<std::string, TensorView> vectors_;
   std::vector<Buffer> buffers_;
+  std::vector<std::shared_ptr<const MappedFile>> files_;
   int64_t bytes_ = 0;
 };
 

@@ -19,7 +19,9 @@ HeldTensor joined(const HeldTensor& first, const HeldTensor& second) {
 Weight held_matrix(const HeldTensor& tensor, std::byte* base, Place place) {
   Weight weight;
   weight.format = tensor.format;
-  weight.data = TensorView(base + tensor.data_at, element_of(tensor.format), {tensor.rows, tensor.format == Format::int4_group ? tensor.cols / 2 : tensor.cols}, place);
+  weight.data = TensorView(tensor.in_file ? tensor.mapped : base + tensor.data_at, element_of(tensor.format),
+                           {tensor.rows, tensor.format == Format::int4_group ? tensor.cols / 2 : tensor.cols}, place);
+  if (tensor.in_file) weight.data.stride[0] = tensor.mapped_stride;
   if (tensor.format == Format::int4_group) {
     weight.block_rows = 1;
     weight.block_cols = tensor.block_cols;
@@ -46,7 +48,7 @@ TensorView held_value_up(const HeldTensor& tensor, const ModelConfig& config, st
   return TensorView(base + tensor.value_up_at, DType::f32, {heads_of(tensor, config), config.v_head_dim, config.kv_lora_rank}, place);
 }
 
-WeightSet WeightSetBuilder::build(const HeldLayout& layout, Buffer buffer, const ModelConfig& config) {
+WeightSet WeightSetBuilder::build(const HeldLayout& layout, Buffer buffer, const ModelConfig& config, std::vector<std::shared_ptr<const MappedFile>> files) {
   if (static_cast<int64_t>(buffer.size()) < layout.buffer_bytes)
     throw Error(Error::internal, "weights of " + std::to_string(layout.buffer_bytes) + " bytes in a buffer of " + std::to_string(buffer.size()));
   WeightSet set;
@@ -62,6 +64,7 @@ WeightSet WeightSetBuilder::build(const HeldLayout& layout, Buffer buffer, const
   }
   set.bytes_ = layout.held_bytes;
   set.buffers_.push_back(std::move(buffer));
+  set.files_ = std::move(files);
   return set;
 }
 

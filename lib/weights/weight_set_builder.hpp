@@ -7,8 +7,8 @@ namespace dsinfer {
 
 class WeightSetBuilder {
  public:
-  /// `buffer` holds at least layout.buffer_bytes, in any place, filled or not yet.
-  DSINFER_INTERNAL static WeightSet build(const HeldLayout& layout, Buffer buffer, const ModelConfig& config);
+  /// `buffer` holds at least layout.buffer_bytes, in any place, filled or not yet; `files` are those that tensors stay in.
+  DSINFER_INTERNAL static WeightSet build(const HeldLayout& layout, Buffer buffer, const ModelConfig& config, std::vector<std::shared_ptr<const MappedFile>> files = {});
   /// The buffer of a set that build() made.
   DSINFER_INTERNAL static const Buffer& buffer(const WeightSet& set);
 };
