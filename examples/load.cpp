@@ -182,8 +182,9 @@ void print(const Json& report) {
   std::printf("rank      reads  gets from others  host peak    weights  seconds  method\n");
   for (const Json& rank : report["ranks"]) {
     const auto text = [&](const char* key) { return example::bytes_text(rank[key].get<int64_t>()); };
+    const std::string method = rank["bytes_mapped"].get<int64_t>() > 0 ? rank["method"].get<std::string>() + "; " + text("bytes_mapped") + " stay in the files" : rank["method"].get<std::string>();
     std::printf("%4d %10s %17s %10s %10s %8.2f  %s\n", rank["rank"].get<int>(), text("bytes_read").c_str(), text("bytes_received").c_str(), text("host_peak_bytes").c_str(),
-                text("device_bytes").c_str(), rank["seconds"].get<double>(), rank["from_shard_cache"].get<bool>() ? "its own shard file" : rank["method"].get<std::string>().c_str());
+                text("device_bytes").c_str(), rank["seconds"].get<double>(), rank["from_shard_cache"].get<bool>() ? "its own shard file" : method.c_str());
   }
 }
 

@@ -106,6 +106,8 @@ def loads(folder):
     got = answer("--threads", 4, "--plan", "tp=2,dp=2", "--method", "pread")
     check(len(got["ranks"]) == 4 and got["read_amplification"] == 1, "four threads")
     check(got["bytes_read"] == sum(r["bytes_read"] for r in got["ranks"]) and all(r["device_bytes"] > 0 and r["host_peak_bytes"] > 0 for r in got["ranks"]), "the report's sums")
+    mapped = answer("--threads", 4, "--plan", "tp=2,dp=2", "--method", "mmap")
+    check(mapped["bytes_read"] < got["bytes_read"] / 20 and all(r["bytes_mapped"] > 0 for r in mapped["ranks"]), "mapped, not read")
     shards = folder / "shards"
     answer("--threads", 2, "--plan", "tp=2", "--save-shards", shards)
     again = answer("--threads", 2, "--plan", "tp=2", "--shards", shards)
