@@ -1,0 +1,223 @@
+/// The gate: logits, group-limited top-k, and the compact list of experts that have work. All on the device; nothing is read back.
+#include "device.cuh"
+#include "hopper.hpp"
+#include "run.cuh"
+
+namespace dsinfer::hopper {
+namespace {
+
+// partial[part][t][e] = Σ_{k in part} x[t,k] · w[e,k], bf16 products in f32.  A block: 16 experts (A rows), one of kGateParts parts of K, up to 8 tokens at a time;
+// 8 warps cut the part again; warps are added in their order.
+constexpr int kGateWarps = 7;
+__global__ void __launch_bounds__(32 * kGateWarps) gate_kernel(float* partial, const bf16* x, const bf16* w, int tokens, int experts, int hidden) {
+  __shared__ float shared[kGateWarps][8][20];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int part_k = hidden / kGateParts, warp_k = part_k / kGateWarps;  // V3: 896, 128
+  const int k0 = blockIdx.y * part_k + warp * warp_k + t * 8;
+  const bf16* w0 = w + size_t(blockIdx.x * 16 + g) * hidden + k0;
+  constexpr int kSteps = 4;  // of 32 channels: 128 channels a warp at a time
+  uint4 a0[kSteps], a1[kSteps];
+#pragma unroll
+  for (int s = 0; s < kSteps; ++s) {
+    a0[s] = load_once(w0 + s * 32);
+    a1[s] = load_once(w0 + size_t(8) * hidden + s * 32);
+  }
+  wait_for_producers();
+  let_dependents_start();
+  for (int first = 0; first < tokens; first += 8) {
+    const bf16* row = x + size_t(min(first + g, tokens - 1)) * hidden + k0;
+    float sum[4] = {};
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      const uint4 b = *reinterpret_cast<const uint4*>(row + s * 32);
+      mma_bf16(sum, a0[s].x, a1[s].x, a0[s].y, a1[s].y, b.x, b.y);
+      mma_bf16(sum, a0[s].z, a1[s].z, a0[s].w, a1[s].w, b.z, b.w);
+    }
+    shared[warp][t * 2][g] = sum[0], shared[warp][t * 2 + 1][g] = sum[1];
+    shared[warp][t * 2][g + 8] = sum[2], shared[warp][t * 2 + 1][g + 8] = sum[3];
+    __syncthreads();
+    if (threadIdx.x < 128) {
+      const int column = threadIdx.x / 16, e = threadIdx.x % 16;
+      float total = 0;
+#pragma unroll
+      for (int i = 0; i < kGateWarps; ++i) total += shared[i][column][e];
+      if (first + column < tokens) partial[(size_t(blockIdx.y) * tokens + first + column) * experts + blockIdx.x * 16 + e] = total;
+    }
+    __syncthreads();
+  }
+}
+
+/// Bits that order like the floats they come from.
+__device__ uint32_t ordered(float v) {
+  const uint32_t bits = __float_as_uint(v);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// A warp chooses one token's experts: lane l holds experts 8l … 8l+7, four lanes a group of 32. Source: DeepSeek-V3 report, section 2.1.2.
+__device__ void choose(const Routed& out, const float* partial, const float* bias, const int* forced, int token, int tokens, const RouteOptions& o, int lane) {
+  constexpr int kExperts = 256, kEach = kExperts / 32;
+  float score[kEach] = {}, biased[kEach];
+#pragma unroll
+  for (int p = 0; p < kGateParts; ++p) {
+    const float4* row = reinterpret_cast<const float4*>(partial + (size_t(p) * tokens + token) * kExperts + lane * kEach);
+    const float4 a = row[0], b = row[1];
+    score[0] += a.x, score[1] += a.y, score[2] += a.z, score[3] += a.w;
+    score[4] += b.x, score[5] += b.y, score[6] += b.z, score[7] += b.w;
+  }
+  float first = -INFINITY, second = -INFINITY;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    score[i] = 1.0f / (1.0f + expf(-score[i]));
+    biased[i] = score[i] + bias[lane * kEach + i];
+    second = fmaxf(second, fminf(first, biased[i]));
+    first = fmaxf(first, biased[i]);
+  }
+#pragma unroll
+  for (int offset = 1; offset < 4; offset <<= 1) {  // the two best of four lanes
+    const float f = __shfl_xor_sync(~0u, first, offset), s = __shfl_xor_sync(~0u, second, offset);
+    second = fmaxf(fminf(first, f), fmaxf(second, s));
+    first = fmaxf(first, f);
+  }
+  const float group_score = first + second;
+  int ahead = 0;  // groups that go before mine
+#pragma unroll
+  for (int other = 0; other < 8; ++other) {
+    const float theirs = __shfl_sync(~0u, group_score, other * 4);
+    ahead += theirs > group_score || (theirs == group_score && other < lane / 4);
+  }
+  uint32_t key[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) key[i] = ahead >= o.topk_group ? 0 : ordered(biased[i]);
+  float total = 0, weight = 0;
+  int expert = 0;
+  for (int k = 0; k < o.top_k; ++k) {
+    int pick;
+    if (forced) {
+      pick = forced[token * o.top_k + k];
+    } else {
+      uint32_t best = 0;
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) best = max(best, key[i]);
+      best = __reduce_max_sync(~0u, best);
+      uint32_t index = kExperts - 1;
+#pragma unroll
+      for (int i = kEach - 1; i >= 0; --i)
+        if (key[i] == best) index = uint32_t(lane * kEach + i);
+      pick = int(__reduce_min_sync(~0u, index));
+    }
+    float value = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+      if (pick == lane * kEach + i) value = score[i], key[i] = 0;
+    value = __shfl_sync(~0u, value, pick / kEach);
+    total += value;
+    if (lane == k) weight = value, expert = pick;
+  }
+  if (lane < o.top_k) {
+    out.experts[token * o.top_k + lane] = expert;
+    out.weights[token * o.top_k + lane] = (o.normalise ? weight / (total + 1e-20f) : weight) * o.scale;
+  }
+}
+
+constexpr int kRouteThreads = 256, kRouteWarps = kRouteThreads / 32;
+
+/// Sum over the threads before this one.
+__device__ int exclusive_scan(int value, int* scratch, int& total) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int sum = value;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset <<= 1) {
+    const int other = __shfl_up_sync(~0u, sum, offset);
+    if (lane >= offset) sum += other;
+  }
+  if (lane == 31) scratch[warp] = sum;
+  __syncthreads();
+  int before = 0;
+  total = 0;
+#pragma unroll
+  for (int i = 0; i < kRouteWarps; ++i) {
+    if (i < warp) before += scratch[i];
+    total += scratch[i];
+  }
+  __syncthreads();
+  return before + sum - value;
+}
+
+// A warp chooses for one token. The block that ends last makes the list: pairs in runs of 32, whose equal experts find each other by match; thread e then owns
+// expert e: adds up its runs of 32, which gives each pair its position, and writes its ExpertRuns. Nothing depends on which block that is.
+__global__ void __launch_bounds__(kRouteThreads) route_kernel(const __grid_constant__ Routed out, const float* partial, const float* bias, const int* forced,
+                                                              int tokens, const __grid_constant__ RouteOptions o, int run_tokens) {
+  extern __shared__ uint16_t before[];  // [chunks of 32 pairs][256]: pairs of that expert in the chunk, then in the chunks ahead
+  __shared__ int scratch[kRouteWarps], expert_first[256];
+  __shared__ bool last;
+  wait_for_producers();
+  let_dependents_start();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, pairs = tokens * o.top_k, chunks = (pairs + 31) / 32;
+  if (const int token = blockIdx.x * kRouteWarps + warp; token < tokens) choose(out, partial, bias, forced, token, tokens, o, lane);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicAdd(out.num_runs + 1, 1) == int(gridDim.x) - 1;
+  for (int i = threadIdx.x; i < chunks * 128; i += kRouteThreads) reinterpret_cast<uint32_t*>(before)[i] = 0;
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+
+  for (int chunk = warp; chunk < chunks; chunk += kRouteWarps) {
+    const int pair = chunk * 32 + lane, expert = pair < pairs ? __ldcg(out.experts + pair) : -1 - lane;
+    const uint32_t same = __match_any_sync(~0u, expert);
+    if (expert >= 0 && __ffs(int(same)) - 1 == lane) before[chunk * 256 + expert] = uint16_t(__popc(same));
+  }
+  __syncthreads();
+  const int expert = threadIdx.x;
+  int count = 0;
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    const int here = before[chunk * 256 + expert];
+    before[chunk * 256 + expert] = uint16_t(count);
+    count += here;
+  }
+  int all = 0;
+  const int first = exclusive_scan(count, scratch, all);
+  expert_first[expert] = first;
+  const int runs = (count + run_tokens - 1) / run_tokens, shared_runs = o.shared ? (tokens + run_tokens - 1) / run_tokens : 0;
+  int run = shared_runs + exclusive_scan(runs, scratch, all);  // its barriers also publish expert_first
+  for (int i = 0; i < runs; ++i, ++run) out.runs[run] = ExpertRun{expert, first + i * run_tokens, min(run_tokens, count - i * run_tokens), 0};
+  for (int i = threadIdx.x; i < shared_runs; i += kRouteThreads)
+    out.runs[i] = ExpertRun{o.experts, pairs + i * run_tokens, min(run_tokens, tokens - i * run_tokens), 0};
+  if (threadIdx.x == 0) out.num_runs[0] = shared_runs + all, out.num_runs[1] = 0;
+  for (int chunk = warp; chunk < chunks; chunk += kRouteWarps) {
+    const int pair = chunk * 32 + lane, mine = pair < pairs ? __ldcg(out.experts + pair) : -1 - lane;
+    const uint32_t same = __match_any_sync(~0u, mine);
+    if (mine < 0) continue;
+    const int position = expert_first[mine] + before[chunk * 256 + mine] + __popc(same & ((1u << lane) - 1));
+    out.slot[pair] = position;
+    out.rows[position] = pair / o.top_k;
+  }
+  for (int token = threadIdx.x; token < tokens; token += kRouteThreads) out.rows[pairs + token] = token;
+}
+
+int run_tokens_for(int64_t tokens) { return tokens <= 8 ? 8 : kRunTokens; }
+
+}  // namespace
+
+int64_t max_runs(int64_t tokens, int64_t top_k, int64_t experts) {
+  const int64_t pairs = tokens * top_k, size = run_tokens_for(tokens);
+  return (pairs < experts ? pairs : experts) + pairs / size + (tokens + size - 1) / size;
+}
+
+cudaError_t gate_logits(float* partial, const bf16* x, const bf16* w, int tokens, int experts, int hidden, cudaStream_t stream) {
+  if (tokens == 0) return cudaSuccess;
+  if (experts % 16 != 0 || hidden != kGateParts * kGateWarps * 128) return cudaErrorInvalidValue;
+  return start(gate_kernel, dim3(unsigned(experts / 16), kGateParts), 32 * kGateWarps, 0, stream, true, partial, x, w, tokens, experts, hidden);
+}
+
+cudaError_t route(const Routed& out, const float* partial, const float* bias, const int* forced, int tokens, const RouteOptions& options, cudaStream_t stream) {
+  static_assert(sizeof(ExpertRun) == kExpertRunBytes);
+  if (tokens == 0) return cudaSuccess;
+  if (options.experts != 256 || options.n_group != 8 || options.top_k > 32 || tokens > 512) return cudaErrorInvalidValue;
+  const size_t shared = size_t((tokens * options.top_k + 31) / 32) * 256 * sizeof(uint16_t);
+  if (shared > 200 * 1024) return cudaErrorInvalidValue;
+  return start(route_kernel, dim3(unsigned((tokens + kRouteWarps - 1) / kRouteWarps)), kRouteThreads, shared, stream, true, out, partial, bias, forced, tokens,
+               options, run_tokens_for(tokens));
+}
+
+}  // namespace dsinfer::hopper

@@ -1,0 +1,130 @@
+/// The attention stages of the decode step against double precision.
+#include <cstdio>
+#include <cstring>
+#include <numeric>
+
+#include "backend/cuda/hopper/hopper.hpp"
+#include "device_data.cuh"
+
+namespace dsinfer {
+namespace {
+using namespace test;
+
+class HopperAttention : public testing::Test {
+  void SetUp() override {
+    if (!has_hopper()) GTEST_SKIP() << "no GPU: skipped (needs compute capability 9.0)";
+  }
+};
+
+/// A block a (token, head): scores, softmax and sum in double precision.
+__global__ void attention_reference_kernel(double* u, const bf16* q, const bf16* cache, const int* table, const int* positions, int heads, int max_pages, double scale,
+                                           double* scores, int max_positions) {
+  const int head = blockIdx.x, token = blockIdx.y, n = positions[token] + 1;
+  double* s = scores + (size_t(token) * heads + head) * max_positions;
+  const bf16* query = q + (size_t(token) * heads + head) * 576;
+  auto row = [&](int p) { return cache + (size_t(table[token * max_pages + p / 64]) * 64 + p % 64) * 576; };
+  for (int p = threadIdx.x; p < n; p += blockDim.x) {
+    double dot = 0;
+    for (int i = 0; i < 576; ++i) dot += double(float(query[i])) * double(float(row(p)[i]));
+    s[p] = dot * scale;
+  }
+  __syncthreads();
+  double top = -1e300, total = 0;
+  for (int p = 0; p < n; ++p) top = fmax(top, s[p]);
+  for (int p = 0; p < n; ++p) total += exp(s[p] - top);
+  for (int i = threadIdx.x; i < 512; i += blockDim.x) {
+    double sum = 0;
+    for (int p = 0; p < n; ++p) sum += exp(s[p] - top) * double(float(row(p)[i]));
+    u[(size_t(token) * heads + head) * 512 + i] = sum / total;
+  }
+}
+
+TEST_F(HopperAttention, MlaDecodeEqualsDoublePrecisionAtAnyLengthAndSplit) {
+  for (const int heads : {128, 16}) {
+    const std::vector<int> positions{0, 62, 63, 64, 200, 511, 1023, 777};
+    const int tokens = int(positions.size()), max_pages = 16, pages = tokens * max_pages + 3;
+    std::vector<int> table(tokens * max_pages);
+    for (size_t i = 0; i < table.size(); ++i) table[i] = int((i * 37 + 5) % size_t(pages));  // 37 and 131 share no factor: scattered, all different
+    Device<bf16> cache(size_t(pages) * 64 * 576), q(size_t(tokens) * heads * 576);
+    fill(cache, 21, 1), fill(q, 22, 1);
+    // rows past the end of a sequence hold NaN, as memory nobody wrote may
+    for (int t = 0; t < tokens; ++t)
+      if (const int used = positions[t] + 1; used % 64 != 0)
+        cudaMemset(static_cast<bf16*>(cache) + (size_t(table[t * max_pages + positions[t] / 64]) * 64 + used % 64) * 576, 0xff, size_t(64 - used % 64) * 576 * 2);
+    Device<int> table_device(table), positions_device(positions);
+    Device<double> reference(size_t(tokens) * heads * 512), scores(size_t(tokens) * heads * 1024);
+    const float scale = 0.1352337788608801f / 3;  // of V3, over three: unit Gaussians would otherwise leave one key in the softmax
+    attention_reference_kernel<<<dim3(heads, tokens), 128>>>(reference, q, cache, table_device, positions_device, heads, max_pages, scale, scores, 1024);
+    const auto expected = reference.host();
+    for (const int parts : {1, 2, 3, 16, 64}) {
+      Device<bf16> u(size_t(tokens) * heads * 512);
+      Device<uint8_t> work(size_t(hopper::mla_workspace(tokens, heads, parts)));
+      hopper::MlaDecode a{u, q, cache, table_device, positions_device, reinterpret_cast<float*>(static_cast<uint8_t*>(work)), tokens, heads, max_pages, parts, scale};
+      ASSERT_CUDA(hopper::mla_decode(a, nullptr));
+      ASSERT_CUDA(cudaDeviceSynchronize());
+      const double error = relative_error(u.host(), expected);
+      std::printf("mla, %d heads, %d parts: %.2e\n", heads, parts, error);
+      EXPECT_LT(error, 4e-3) << heads << " heads, " << parts << " parts";  // probabilities and output rounded to bf16
+    }
+  }
+}
+
+TEST_F(HopperAttention, AbsorbedProductsEqualDoublePrecision) {
+  const int heads = 128;
+  Device<bf16> w_uk(size_t(heads) * 512 * 128), w_uv(size_t(heads) * 128 * 512);
+  fill(w_uk, 31, 0.1f), fill(w_uv, 32, 0.05f);
+  const auto uk = w_uk.host(), uv = w_uv.host();
+  std::vector<float> rope(128 * 64);
+  for (int p = 0; p < 128; ++p)
+    for (int j = 0; j < 32; ++j) rope[p * 64 + 2 * j] = std::cos(p * std::pow(10000.0, -j / 32.0)), rope[p * 64 + 2 * j + 1] = std::sin(p * std::pow(10000.0, -j / 32.0));
+  Device<float> rope_device(rope);
+  for (const int tokens : {1, 7, 8, 33, 65}) {
+    std::vector<int> positions(tokens);
+    for (int t = 0; t < tokens; ++t) positions[t] = (t * 29 + 3) % 128;
+    Device<int> positions_device(positions);
+    Device<bf16> q_b(size_t(tokens) * heads * 192), q(size_t(tokens) * heads * 576), u(size_t(tokens) * heads * 512);
+    Device<uint8_t> o(size_t(tokens) * heads * 128);
+    Device<float> o_scale(size_t(tokens) * heads);
+    fill(q_b, 33, 1), fill(u, 34, 1);
+    ASSERT_CUDA(hopper::absorb_query(q, q_b, w_uk, rope_device, positions_device, tokens, heads, nullptr));
+    ASSERT_CUDA(hopper::expand_values(o, o_scale, u, w_uv, tokens, heads, false, nullptr));
+    ASSERT_CUDA(cudaDeviceSynchronize());
+    const auto q_b_host = q_b.host(), q_host = q.host(), u_host = u.host();
+    const auto o_host = o.host();
+    const auto scale_host = o_scale.host();
+    std::vector<double> q_expected;
+    std::vector<float> q_got, o_got;
+    std::vector<double> o_expected;
+    for (int t = 0; t < tokens; t += tokens > 8 ? 5 : 1)
+      for (int h = 0; h < heads; h += 9) {
+        const bf16* x = &q_b_host[(size_t(t) * heads + h) * 192];
+        for (int n = 0; n < 512; ++n) {
+          double sum = 0;
+          for (int k = 0; k < 128; ++k) sum += double(float(x[k])) * double(float(uk[(size_t(h) * 512 + n) * 128 + k]));
+          q_expected.push_back(sum), q_got.push_back(float(q_host[(size_t(t) * heads + h) * 576 + n]));
+        }
+        for (int j = 0; j < 32; ++j) {
+          const double c = rope[positions[t] * 64 + 2 * j], s = rope[positions[t] * 64 + 2 * j + 1], a = float(x[128 + 2 * j]), b = float(x[129 + 2 * j]);
+          q_expected.push_back(a * c - b * s), q_expected.push_back(a * s + b * c);
+          q_got.push_back(float(q_host[(size_t(t) * heads + h) * 576 + 512 + 2 * j])), q_got.push_back(float(q_host[(size_t(t) * heads + h) * 576 + 513 + 2 * j]));
+        }
+        double amax = 1e-4;
+        for (int n = 0; n < 128; ++n) {
+          double sum = 0;
+          for (int k = 0; k < 512; ++k) sum += double(float(u_host[(size_t(t) * heads + h) * 512 + k])) * double(float(uv[(size_t(h) * 128 + n) * 512 + k]));
+          o_expected.push_back(sum), amax = std::max(amax, std::abs(sum));
+          E4m3 byte;
+          byte.__x = o_host[(size_t(t) * heads + h) * 128 + n];
+          o_got.push_back(float(byte) * scale_host[size_t(t) * heads + h]);
+        }
+        EXPECT_NEAR(amax / 448, scale_host[size_t(t) * heads + h], amax / 448 * 1e-5);
+      }
+    const double q_error = relative_error(q_got, q_expected), o_error = relative_error(o_got, o_expected);
+    std::printf("absorbed products, %d tokens: q %.2e, o %.2e\n", tokens, q_error, o_error);
+    EXPECT_LT(q_error, 2.5e-3);
+    EXPECT_LT(o_error, 3.2e-2);  // the rounding of E4M3: 2.6e-2 on Gaussians
+  }
+}
+
+}  // namespace
+}  // namespace dsinfer
