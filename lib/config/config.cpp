@@ -74,7 +74,9 @@ ModelConfig ModelConfig::load(const std::filesystem::path& folder) {
   if (!std::filesystem::exists(status))
     throw Error(Error::not_found, folder.string() + ": no such model folder; expected a folder with config.json and safetensors files");
   const std::filesystem::path file = std::filesystem::is_directory(status) ? folder / "config.json" : folder;
-  if (!std::filesystem::exists(file, code)) throw Error(Error::not_found, folder.string() + ": the model folder has no config.json");
+  const bool there = std::filesystem::exists(file, code);
+  if (code) throw Error(Error::io, fmt::format("{}: cannot be looked at: {}", file.string(), code.message()));
+  if (!there) throw Error(Error::not_found, folder.string() + ": the model folder has no config.json");
   return parse(read_text_file(file.string()), file.string());
 }
 

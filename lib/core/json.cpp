@@ -1,9 +1,11 @@
 #include "core/json.hpp"
 
+#include <cerrno>
 #include <cmath>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <set>
-#include <sstream>
 
 #include "dsinfer/error.hpp"
 
@@ -12,6 +14,7 @@ namespace {
 
 // No file of ours nests deeper; nlohmann copies, compares and prints values recursively, which a hostile file could turn into a stack overflow.
 constexpr int kMaxDepth = 200;
+constexpr size_t kMaxText = size_t{1} << 30;  // the longest tokenizers take some ten MB, lists of hashes a hundred
 
 bool opens(Json::parse_event_t event) { return event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start; }
 
@@ -37,6 +40,14 @@ struct UniqueKeys {
   }
 };
 
+// As it may stand in a message: a file's keys and values are as long as it likes, and may hold what a terminal obeys.
+std::string clipped(std::string text) {
+  constexpr size_t kShown = 300;
+  if (text.size() > kShown) text = text.substr(0, kShown) + "...";
+  for (char& c : text) c = static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+  return text;
+}
+
 }  // namespace
 
 Json parse_json(std::string_view text, const std::string& origin, bool unique_keys) {
@@ -44,20 +55,36 @@ Json parse_json(std::string_view text, const std::string& origin, bool unique_ke
     if (!unique_keys) return Json::parse(text, Shallow{origin});
     UniqueKeys keys{{origin}, {}, {}};
     Json parsed = Json::parse(text, std::ref(keys));
-    if (!keys.twice.empty()) throw Error(Error::bad_format, origin + ": key \"" + keys.twice + "\" appears twice");
+    if (!keys.twice.empty()) throw Error(Error::bad_format, origin + ": key \"" + clipped(keys.twice) + "\" appears twice");
     return parsed;
   } catch (const Json::exception& e) {
-    throw Error(Error::bad_format, origin + ": not valid JSON: " + e.what());
+    throw Error(Error::bad_format, origin + ": not valid JSON: " + clipped(e.what()));
   }
 }
 
 std::string read_text_file(const std::string& path) {
+  // A named pipe would wait for whoever writes to it, for ever; those of a shell's <(…) have their writer.
+  std::error_code code;
+  const std::filesystem::file_status status = std::filesystem::status(path, code);
+  const bool pipe = std::filesystem::is_fifo(status) && (path.starts_with("/dev/fd/") || path.starts_with("/proc/self/fd/"));
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status) && !pipe) throw Error(Error::io, path + ": not a regular file");
+  const auto longer = [&] { return Error(Error::bad_format, path + ": longer than " + std::to_string(kMaxText) + " bytes, which no text that is read here is"); };
+  if (std::filesystem::is_regular_file(status) && std::filesystem::file_size(path, code) > kMaxText && !code) throw longer();
+  errno = 0;
   std::ifstream in(path, std::ios::binary);
-  if (!in) throw Error(Error::not_found, path + ": no such file, or it cannot be opened");
-  std::ostringstream text;
-  text << in.rdbuf();
+  if (!in) {
+    const int reason = errno;
+    if (reason == 0 || reason == ENOENT) throw Error(Error::not_found, path + ": no such file");
+    throw Error(Error::io, path + ": cannot be opened: " + std::strerror(reason));
+  }
+  std::string text;
+  std::vector<char> piece(64 << 10);
+  while (in.read(piece.data(), static_cast<std::streamsize>(piece.size())) || in.gcount() > 0) {
+    text.append(piece.data(), static_cast<size_t>(in.gcount()));
+    if (text.size() > kMaxText) throw longer();
+  }
   if (in.bad()) throw Error(Error::io, path + ": cannot be read");
-  return std::move(text).str();
+  return text;
 }
 
 JsonObject::JsonObject(const Json& object, std::string origin) : object_(&object), origin_(std::move(origin)) {

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include "dsinfer/error.hpp"
 #include "storage/schemes.hpp"
 
@@ -10,7 +12,9 @@ class Folder final : public Storage {
   const std::string& name() const override { return name_; }
   bool exists(const std::string& file) override {
     std::error_code code;
-    return std::filesystem::exists(folder_ / file, code);
+    const bool there = std::filesystem::exists(folder_ / file, code);
+    if (code) throw Error(Error::io, fmt::format("{}/{}: cannot be looked at: {}", name_, file, code.message()));  // no rights, links in a circle
+    return there;
   }
   std::unique_ptr<Source> open(const std::string& file) override { return open_file(folder_ / file); }
   const std::filesystem::path* folder() const override { return &folder_; }

@@ -15,7 +15,7 @@ namespace {
 
 class FileSource final : public Source {
  public:
-  explicit FileSource(const std::filesystem::path& path) : name_(path.string()), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  explicit FileSource(const std::filesystem::path& path) : name_(path.string()), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {  // not blocking: a FIFO waits for who writes
     if (fd_ < 0) {
       const int code = errno;
       throw Error(code == ENOENT ? Error::not_found : Error::io, fmt::format("{}: cannot be opened: {}", name_, std::strerror(code)));
@@ -23,7 +23,7 @@ class FileSource final : public Source {
     struct stat status {};
     if (::fstat(fd_, &status) != 0 || !S_ISREG(status.st_mode)) {
       ::close(fd_);
-      throw Error(Error::io, name_ + ": not a regular file");
+      throw Error(Error::io, name_ + ": not a regular file, which weights and their headers are read from; put a copy of the file there");
     }
     size_ = status.st_size;
     version_ = file_version(fd_);
