@@ -264,7 +264,7 @@ TEST_F(StorageHttp, SignsForS3) {
   }
   ::setenv("AWS_ACCESS_KEY_ID", "AKIDOTHER", 1);
   EXPECT_THAT(error_of([&] { open_storage("s3://bucket/a model/v1+", quick())->open("model.bin"); }),
-              AllOf(HasSubstr("SignatureDoesNotMatch"), HasSubstr("key AKIDOTHER"), HasSubstr("clock"), Not(HasSubstr("wJalr"))));
+              AllOf(HasSubstr("SignatureDoesNotMatch"), HasSubstr("key ...THER"), HasSubstr("clock"), Not(HasSubstr("wJalr"))));
   ::unsetenv("AWS_ACCESS_KEY_ID");
   ::unsetenv("AWS_SECRET_ACCESS_KEY");
   EXPECT_THAT(error_of([&] { open_storage("s3://bucket/a model/v1+", quick())->exists("model.bin"); }), AllOf(HasSubstr("no credentials were found"), HasSubstr("instance metadata")));

@@ -42,8 +42,9 @@ Url Bucket::url(const std::string& file) const {
 
 std::string Bucket::remedy() const {
   if (!settings.credentials.none()) {
+    const std::string& key = settings.credentials.key;  // its end tells keys apart
     return fmt::format("the credentials of {} do not open it (key {}, region {}); check them, the bucket's policy, and the clock of this machine",
-                       settings.credentials_from, settings.credentials.key, current_region());
+                       settings.credentials_from, key.size() > 8 ? "..." + key.substr(key.size() - 4) : "...", current_region());
   }
   return "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE with ~/.aws/credentials; those of instance metadata, web "
          "identity and single sign-on are not looked for (\"aws configure export-credentials --format env\" prints them)";

@@ -25,7 +25,9 @@ std::string percent_encoded(std::string_view text, bool keep_slash) {
 Url parse_url(std::string_view text) {
   Url url;
   const auto refuse = [&](const char* why) {
-    const std::string_view safe = text.substr(0, text.find_first_of("?#@"));
+    // Up to the last "@" may be a name and a password, also where they hold what a URL writes as %XX.
+    const size_t at = text.rfind('@'), scheme = text.find("://");
+    const std::string_view safe = text.substr(0, std::min(text.find_first_of("?#"), at == std::string_view::npos || scheme == std::string_view::npos ? text.size() : scheme + 3));
     throw Error(Error::invalid_argument, fmt::format("{}: {}; expected http(s)://host[:port]/path", dsinfer::shown(safe), why));
   };
   const size_t scheme = text.find("://");
