@@ -137,6 +137,26 @@ TEST_F(CheckpointTest, RefusesFileNamesOutsideOfTheFolder) {
   }
 }
 
+TEST_F(CheckpointTest, ShowsHostileNamesShortAndWithoutControlCharacters) {
+  const auto harmless = [](const std::string& text) {
+    return text.size() < 1500 && std::none_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
+  };
+  const std::string evil = "\x1b[2Jevil\n" + std::string(100'000, 'x');
+  json map = index();
+  for (const std::string& file : {evil, std::string("a\0b", 3), std::string("../") + evil}) {
+    map["weight_map"][evil] = file;
+    write_index(map.dump());
+    EXPECT_TRUE(harmless(error())) << error().substr(0, 2000);
+    EXPECT_THAT(error(), HasSubstr("evil"));
+  }
+  write_index("{\"weight_map\": {\"" + std::string(100'000, 'x') + "\": 1, \"" + std::string(100'000, 'x') + "\": 1}}");
+  EXPECT_TRUE(harmless(error())) << error().substr(0, 2000);
+  entry(kQueryB).shape.assign(100'000, 1);
+  rewrite();
+  EXPECT_TRUE(harmless(error())) << error().substr(0, 2000);
+  EXPECT_THAT(error(), HasSubstr(", … of 100000]"));
+}
+
 TEST_F(CheckpointTest, RefusesAnIndexOfTheWrongForm) {
   for (const char* text : {"{", "[]", "{}", "{\"weight_map\":{}}", "{\"weight_map\":[]}", "{\"weight_map\":{\"a\":1}}"}) {
     write_index(text);

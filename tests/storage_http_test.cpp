@@ -226,6 +226,14 @@ TEST_F(StorageHttp, KeepsCredentialsToTheHostTheyAreFor) {
   }
 }
 
+TEST_F(StorageHttp, DoesNotRepeatCredentialsThatAServerSendsBack) {
+  EXPECT_THAT(error_of([&] { open_storage("http://me:passport@" + url("echo").substr(7), quick())->open("config.json"); }),
+              AllOf(HasSubstr("you sent Basic ***"), Not(HasSubstr("passport")), Not(HasSubstr("bWU6cGFzc3BvcnQ")), Not(HasSubstr("\x1b"))));
+  ::setenv("HF_TOKEN", "hf_very_secret", 1);
+  ::setenv("HF_ENDPOINT", url("echo").c_str(), 1);
+  EXPECT_THAT(error_of([&] { open_storage("hf://org/model@0123456789abcdef0123456789abcdef01234567", quick())->open("config.json"); }), AllOf(HasSubstr("you sent Bearer ***"), Not(HasSubstr("very_secret"))));
+}
+
 TEST_F(StorageHttp, EndsSoonWhenItIsInterrupted) {
   StorageOptions patient;
   const auto source = open_storage(url("stall"), patient)->open("model.bin");
@@ -238,6 +246,27 @@ TEST_F(StorageHttp, EndsSoonWhenItIsInterrupted) {
   EXPECT_THAT(error_of([&] { source->read(7, std::as_writable_bytes(std::span(text))); }), HasSubstr("cancelled: "));
   EXPECT_LT(std::chrono::steady_clock::now() - before, 5s);
   interrupter.join();
+}
+
+TEST_F(StorageHttp, TakesADripForALostTransfer) {
+  StorageOptions options = quick();
+  options.retries = 0;
+  const auto source = open_storage(url("drip"), options)->open("model.bin");
+  std::string text(100'000, '\0');
+  EXPECT_THAT(error_of([&] { source->read(7, std::as_writable_bytes(std::span(text))); }), AllOf(HasSubstr("io: "), HasSubstr("bytes came in 1 s"), HasSubstr("at byte ")));
+}
+
+TEST_F(StorageHttp, AsksWhetherToGoOnWhileAServerIsSilent) {
+  StorageOptions options;
+  int asked = 0;
+  options.keep_going = [&] { return ++asked < 5; };
+  const auto before = std::chrono::steady_clock::now();
+  EXPECT_THAT(error_of([&] { open_storage(url("silent"), options)->exists("config.json"); }), AllOf(HasSubstr("cancelled: "), HasSubstr("config.json")));
+  EXPECT_LT(std::chrono::steady_clock::now() - before, 10s);
+  asked = -1000;
+  std::thread([&] {  // other threads are not asked: a callback is for one
+    EXPECT_EQ(open_storage(url("good"), quick())->open("model.bin")->size(), static_cast<int64_t>(content().size()));
+  }).join();
 }
 
 TEST_F(StorageHttp, BringsTheWordsOfAModelUpToDate) {

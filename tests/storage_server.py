@@ -97,6 +97,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         headers = [("ETag", etag), ("Last-Modified", "Sun, 22 Nov 2026 09:00:00 GMT"), ("Accept-Ranges", "bytes"), *extra]
         if fault == "always500":
             return self.answer(500, body=b"out of order")
+        if fault == "echo":
+            return self.answer(403, body=("you sent %s \x1b[2J" % self.headers.get("Authorization")).encode())
         if fault == "private":
             return self.answer(403, body=b"keep out")
         if fault == "login":
@@ -132,6 +134,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(416, [("Content-Range", "bytes */0"), *headers])
         first, last = asked
         part = body[first:last + 1]
+        if fault == "silent":
+            time.sleep(30)
         if not probing:
             if fault == "wrongrange":
                 first, last = first + 1, last + 1
@@ -164,6 +168,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault == "cut" and len(part) > 100000:  # half of what is asked for, again and again
             self.wfile.write(part[:len(part) // 2 + 1])
             self.close_connection = True
+            return
+        if fault == "drip":
+            for at in range(100):
+                self.wfile.write(part[at:at + 1])
+                self.wfile.flush()
+                time.sleep(0.1)
             return
         if fault == "stall" or (fault == "stallonce" and count(fault) == 1):
             self.wfile.write(part[:len(part) // 2])

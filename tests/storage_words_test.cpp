@@ -1,8 +1,10 @@
 // What storage reads and writes as text: URLs, headers, signatures, settings, names of the hub. No network.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <map>
+#include <thread>
 
 #include "core/json.hpp"
 #include "dsinfer/error.hpp"
@@ -70,7 +72,9 @@ TEST(Url, RefusesWhatIsNone) {
   for (const char* text : {"", "host/path", "ftp://host/x", "http://", "http:///x", "http://h:99999/", "http://h:/", "http://h/a b", "http://h/\n", "file:///etc/passwd"}) {
     EXPECT_THAT(error_of([&] { parse_url(text); }), HasSubstr("invalid_argument: ")) << text;
   }
-  EXPECT_THAT(error_of([] { parse_url("ftp://me:secret@host/x"); }), testing::Not(HasSubstr("secret@")));
+  EXPECT_THAT(error_of([] { parse_url("ftp://me:secret@host/x"); }), testing::Not(HasSubstr("secret")));
+  for (const char* url : {"http://me:secret@host:99999/x", "https://me:secret@:1/", "http://me:sec?ret@host:0/", "http://me:a b secret@host/"})
+    EXPECT_THAT(error_of([&] { parse_url(url); }), testing::AllOf(HasSubstr("http"), testing::Not(HasSubstr("me:")), testing::Not(HasSubstr("ret@")))) << url;
 }
 
 TEST(HttpAnswer, ReadsWhatServersSay) {
@@ -174,9 +178,34 @@ TEST(OpenStorage, RefusesOtherSchemesAndAbsentFolders) {
   EXPECT_THAT(error_of([] { open_storage("/no/such/folder"); }), HasSubstr("not_found: "));
 }
 
-TEST(DownloadCache, TakesNamesOfFilesAlone) {
-  for (const char* name : {"", ".", "..", "a/b", "../x", ".hidden", "/etc/passwd"}) EXPECT_THAT(error_of([&] { require_plain_name(name); }), HasSubstr("bad_format")) << name;
-  require_plain_name("model-00001-of-000163.safetensors");
+TEST(OpenStorage, RefusesPipesAndFoldersWithoutWaitingForThem) {
+  ScratchFolder folder;
+  const std::string pipe = folder.path("model.safetensors");
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_THAT(error_of([&] { open_file(pipe); }), testing::AllOf(HasSubstr("io: " + pipe), HasSubstr("not a regular file")));
+  EXPECT_THAT(error_of([&] { read_text_file(pipe); }), testing::AllOf(HasSubstr("io: " + pipe), HasSubstr("not a regular file")));
+  EXPECT_THAT(error_of([&] { open_file(folder.path()); }), HasSubstr("not a regular file"));
+  EXPECT_THAT(error_of([&] { read_text_file(folder.path()); }), HasSubstr("not a regular file"));
+  EXPECT_THAT(error_of([&] { read_text_file("/dev/zero"); }), HasSubstr("not a regular file"));
+  EXPECT_THAT(error_of([&] { read_text_file(folder.path("nothing")); }), HasSubstr("not_found: "));
+  std::filesystem::create_symlink("circle", folder.path("circle"));
+  EXPECT_THAT(error_of([&] { open_storage(folder.path())->exists("circle"); }), testing::AllOf(HasSubstr("io: "), HasSubstr("circle: cannot be looked at")));
+}
+
+TEST(OpenStorage, RefusesATextOfATerabyte) {
+  ScratchFolder folder;
+  folder.file("config.json", "{}");
+  const std::string path = folder.path("config.json");
+  std::filesystem::resize_file(path, uintmax_t{1} << 40);
+  EXPECT_THAT(error_of([&] { read_text_file(path); }), testing::AllOf(HasSubstr("bad_format: " + path), HasSubstr("longer than")));
+  EXPECT_THAT(error_of([&] { read_text(*open_storage(folder.path()), "config.json"); }), HasSubstr("is 1099511627776 bytes long"));
+}
+
+TEST(OpenStorage, TakesNamesOfFilesAlone) {
+  for (const std::string& name : {std::string(), std::string("."), std::string(".."), std::string("a/b"), std::string("../x"), std::string(".hidden"), std::string("/etc/passwd"),
+                                  std::string("a\\b"), std::string("a\0b", 3), std::string(256, 'a')})
+    EXPECT_FALSE(is_plain_name(name)) << name;
+  EXPECT_TRUE(is_plain_name("model-00001-of-000163.safetensors"));
 }
 
 class CacheTest : public testing::Test {
@@ -260,6 +289,35 @@ TEST_F(CacheTest, SurvivesAFullDiskWhileWriting) {
   std::filesystem::create_symlink("/dev/full", folder_.path("below/.model.bin.part"));
   EXPECT_THAT(error_of([&] { fetch_into_cache(download(), {}); }), testing::AllOf(HasSubstr("No space left"), HasSubstr("DSINFER_CACHE")));
   EXPECT_FALSE(std::filesystem::exists(folder_.path("below/model.bin")));
+}
+
+TEST_F(CacheTest, KeepsNothingOfAPartWhoseContentHasNoName) {
+  fail_at_ = 12'000;
+  Download nameless = download();
+  nameless.identity.clear();
+  nameless.connections = 1;
+  EXPECT_THAT(error_of([&] { fetch_into_cache(nameless, {}); }), HasSubstr("lost"));
+  fail_at_ = -1, fetched_ = 0;
+  fetch_into_cache(nameless, {});
+  EXPECT_EQ(fetched_, 20'000);
+  EXPECT_EQ(read_text_file(folder_.path("below/model.bin")), content_);
+}
+
+TEST_F(CacheTest, NamesAFolderThatCannotBeWrittenTo) {
+  folder_.file("below", "a file");
+  EXPECT_THAT(error_of([&] { fetch_into_cache(download(), {}); }), testing::AllOf(HasSubstr("io: "), HasSubstr("below"), HasSubstr("DSINFER_CACHE")));
+}
+
+TEST_F(CacheTest, LinksFromManyThreadsAtOnce) {
+  folder_.file("blob", "{}");
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i)
+    threads.emplace_back([&] {
+      for (int j = 0; j < 50; ++j) EXPECT_EQ(error_of([&] { link_whole(folder_.path("links/config.json"), folder_.path("blob")); }), "no error");
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(read_text_file(folder_.path("links/config.json")), "{}");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_.path("links")), {}), 1);
 }
 
 TEST_F(CacheTest, WritesSmallFilesWhole) {

@@ -27,7 +27,9 @@ namespace {
 constexpr std::chrono::milliseconds kTick{100};
 
 [[noreturn]] void refuse(const std::filesystem::path& path, const char* doing, int code) {
-  const char* remedy = code == ENOSPC || code == EDQUOT ? "; make room, or name another folder in DSINFER_CACHE: what is there is not fetched again" : "";
+  const char* remedy = code == ENOSPC || code == EDQUOT                  ? "; make room, or name another folder in DSINFER_CACHE: what is there is not fetched again"
+                       : code == EACCES || code == EPERM || code == EROFS || code == ENOTDIR ? "; name a folder that may be written to in DSINFER_CACHE"
+                                                                          : "";
   throw Error(Error::io, fmt::format("{}: {}: {}{}", path.string(), doing, std::strerror(code), remedy));
 }
 
@@ -91,6 +93,7 @@ class Part {
 
  private:
   void read_note() {
+    if (download_.identity.empty()) return;  // what is there may be of another content
     std::ifstream note(note_, std::ios::binary);
     std::string identity, count;
     if (std::getline(note, identity) && std::getline(note, count) && identity == line()) prefix_ = parse_count(count, download_.size).value_or(0);
@@ -236,11 +239,6 @@ std::filesystem::path cache_root(const StorageOptions& options) {
   throw Error(Error::invalid_argument, "no folder for the download cache: none of DSINFER_CACHE, XDG_CACHE_HOME and HOME is set");
 }
 
-void require_plain_name(const std::string& file) {
-  if (!file.empty() && file.size() <= 200 && file[0] != '.' && file.find('/') == std::string::npos && file.find('\0') == std::string::npos) return;
-  throw Error(Error::bad_format, fmt::format("\"{}\": not the name of a file in the model's folder", shown(file)));
-}
-
 void fetch_into_cache(const Download& download, const KeepGoing& keep_going) {
   if (is_there(download)) return;
   std::error_code code;
@@ -281,11 +279,17 @@ void write_whole(const std::filesystem::path& path, std::string_view text) {
 void link_whole(const std::filesystem::path& path, const std::filesystem::path& to) {
   std::error_code code;
   std::filesystem::create_directories(path.parent_path(), code);
-  const std::filesystem::path fresh = path.parent_path() / fmt::format(".{}.{}.link", path.filename().string(), ::getpid());
-  std::filesystem::remove(fresh, code);
+  static std::atomic<int> next{0};  // ranks may be threads of one process
+  const std::filesystem::path fresh = path.parent_path() / fmt::format(".{}.{}-{}.link", path.filename().string(), ::getpid(), next++);
+  std::filesystem::remove(fresh, code);  // of a process that died and had our number
   std::filesystem::create_symlink(to, fresh, code);
   if (code) refuse(path, "linking", code.value());
-  rename_into_place(fresh, path);
+  try {
+    rename_into_place(fresh, path);
+  } catch (...) {
+    std::filesystem::remove(fresh, code);
+    throw;
+  }
 }
 
 }  // namespace dsinfer

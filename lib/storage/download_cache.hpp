@@ -29,9 +29,6 @@ struct Download {
 /// it had fetched is not fetched again. Throws io (full disk, content that differs from its hash), cancelled, what get() throws.
 DSINFER_INTERNAL void fetch_into_cache(const Download& download, const KeepGoing& keep_going);
 
-/// Throws bad_format unless `file` is the name of a file alone, which can be put below a folder.
-DSINFER_INTERNAL void require_plain_name(const std::string& file);
-
 /// Writes a small file so that it is whole or absent.
 DSINFER_INTERNAL void write_whole(const std::filesystem::path& path, std::string_view text);
 

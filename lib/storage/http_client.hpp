@@ -11,9 +11,7 @@
 #include <vector>
 
 #include "dsinfer/error.hpp"
-#include "storage/http_answer.hpp"
-#include "storage/storage.hpp"
-#include "storage/url.hpp"
+#include "storage/http_connections.hpp"
 
 namespace dsinfer {
 
@@ -48,9 +46,6 @@ using HttpSink = std::function<void(int64_t at, std::span<const std::byte> bytes
 class DSINFER_INTERNAL HttpClient {
  public:
   explicit HttpClient(const StorageOptions& options);
-  HttpClient(const HttpClient&) = delete;
-  HttpClient& operator=(const HttpClient&) = delete;
-  ~HttpClient();
 
   /// All bytes of the range, and no other. Throws io, not_found, cancelled.
   HttpAnswer get(const HttpRequest& request, const HttpSink& sink);
@@ -60,18 +55,18 @@ class DSINFER_INTERNAL HttpClient {
   static Error refusal(const HttpRequest& request, const HttpAnswer& answer);
 
  private:
-  struct Handle;
-  struct Attempt;
-  struct Watch;
-  class Lease;
-  Attempt attempt(const Url& url, const std::vector<std::string>& headers, Watch& watch);
-  Attempt follow(const HttpRequest& request, const std::string& range, Watch& watch);
-  void pause(const HttpRequest& request, int failures, const Attempt& last);
-  [[noreturn]] void give_up(const HttpRequest& request, int attempts, std::chrono::steady_clock::time_point since, const Attempt& last);
+  HttpOutcome follow(const HttpRequest& request, const std::string& range, HttpWatch& watch);
+  void pause(const HttpRequest& request, int failures, const HttpOutcome& last);
+  [[noreturn]] void give_up(const HttpRequest& request, int attempts, std::chrono::steady_clock::time_point since, const HttpOutcome& last);
 
   StorageOptions options_;
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Handle>> idle_;
+  HttpConnections connections_;
 };
+
+/// `text` of a server, in which it may have sent back the credentials that it got, without them.
+DSINFER_INTERNAL std::string without_secrets(std::string text, const HttpRequest& request);
+
+/// Throws io unless `answer` is what `request`, resumed after `got` bytes, asked for: that range, of that content, not encoded.
+DSINFER_INTERNAL void check_answer(const HttpRequest& request, int64_t got, const HttpAnswer& answer);
 
 }  // namespace dsinfer

@@ -89,12 +89,13 @@ class HubStorage final : public HttpStorage {
     if (const auto copy = copy_of(file)) return open_file(*copy);
     return HttpStorage::open(file);
   }
+  bool keeps_copies() const override { return true; }
   bool fetch(const std::string& file, const KeepGoing& keep_going) override;
 
  private:
   // Files below a commit never change. Those that the hub's own tools have fetched are as good as ours.
   std::optional<std::filesystem::path> copy_of(const std::string& file) const {
-    require_plain_name(file);
+    if (!is_plain_name(file)) throw Error(Error::bad_format, fmt::format("\"{}\": not the name of a file in the model's folder", shown(file)));
     std::error_code code;
     for (const std::filesystem::path& folder : {folder_, others_}) {
       if (std::filesystem::is_regular_file(folder / file, code)) return folder / file;

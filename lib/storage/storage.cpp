@@ -8,6 +8,11 @@
 
 namespace dsinfer {
 
+bool is_plain_name(std::string_view file) {
+  constexpr size_t kLongest = 255;  // of Linux's file systems
+  return !file.empty() && file.size() <= kLongest && file[0] != '.' && file.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
+}
+
 std::unique_ptr<Storage> open_storage(const std::string& model, [[maybe_unused]] const StorageOptions& options) {
   const size_t end = model.find("://");
   const bool is_scheme = end != std::string::npos && model.find('/') > end;

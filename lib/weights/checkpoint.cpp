@@ -7,14 +7,15 @@
 
 #include "core/json.hpp"
 #include "dsinfer/error.hpp"
+#include "storage/http_answer.hpp"
 
 namespace dsinfer {
 namespace {
 
 // A shard lies in the model's folder: a name that could leave it is refused.
 void check_file_name(const std::string& name, const std::string& tensor, const std::string& index) {
-  const bool plain = !name.empty() && name != "." && name != ".." && name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
-  if (!plain) throw Error(Error::bad_format, fmt::format("{}: tensor {} lies in \"{}\", expected the plain name of a file in the same folder", index, tensor, name));
+  if (!is_plain_name(name))
+    throw Error(Error::bad_format, fmt::format("{}: tensor {} lies in \"{}\", expected the plain name of a file in the same folder", index, shown(tensor), shown(name)));
 }
 
 // Runs a check. False: it found a problem and told it.
@@ -53,13 +54,13 @@ void Checkpoint::read_index(const std::string& index, const Problems& problems) 
   std::map<std::string, bool> names;  // of files, and whether one can be read
   for (const auto& [tensor, file] : map.raw().items()) {
     const bool placed = told(problems, [&, &tensor = tensor, &file = file] {
-      if (!file.is_string()) throw Error(Error::bad_format, fmt::format("{}: weight_map gives no file name for tensor {}", origin, tensor));
+      if (!file.is_string()) throw Error(Error::bad_format, fmt::format("{}: weight_map gives no file name for tensor {}", origin, shown(tensor)));
       const auto& name = file.get_ref<const std::string&>();
       wanted.emplace(tensor, name);
       if (names.count(name)) return;
       names[name] = false;
       check_file_name(name, tensor, origin);
-      if (!storage_->exists(name)) throw Error(Error::not_found, fmt::format("{}: shard {} is missing; {} says that it holds {}", storage_->name(), name, index, tensor));
+      if (!storage_->exists(name)) throw Error(Error::not_found, fmt::format("{}: shard {} is missing; {} says that it holds {}", storage_->name(), shown(name), index, shown(tensor)));
       names[name] = true;
     });
     if (!placed && !file.is_string()) lost_.insert(tensor);
@@ -70,7 +71,7 @@ void Checkpoint::read_index(const std::string& index, const Problems& problems) 
   for (const auto& [tensor, name] : wanted)
     if (!tensors_.count(tensor) && !lost_.count(tensor))
       told(problems, [&, &tensor = tensor, &name = name] {
-        throw Error(Error::bad_format, fmt::format("{}: names tensor {} in {}, but that file does not hold it", origin, tensor, name));
+        throw Error(Error::bad_format, fmt::format("{}: names tensor {} in {}, but that file does not hold it", origin, shown(tensor), shown(name)));
       });
 }
 
@@ -98,7 +99,7 @@ void Checkpoint::add_file(const std::string& file, const Wanted* wanted, const P
       if (said == wanted->end()) continue;
       const bool here = told(problems, [&, &name = name] {
         if (said->second != file)
-          throw Error(Error::bad_format, fmt::format("{}: holds tensor {}, which the index places in {}; a tensor may lie in one file only", source->name(), name, said->second));
+          throw Error(Error::bad_format, fmt::format("{}: holds tensor {}, which the index places in {}; a tensor may lie in one file only", source->name(), shown(name), shown(said->second)));
       });
       if (!here) continue;
     }

@@ -3,6 +3,7 @@
 
 #include "dsinfer/error.hpp"
 #include "plan/cut.hpp"
+#include "storage/http_answer.hpp"
 #include "weights/checkpoint.hpp"
 
 namespace dsinfer {
@@ -41,7 +42,7 @@ std::optional<Location> Checkpoint::locate(const TensorSpec& spec, const ModelCo
   auto slice = fused_slice(spec, whole->entry, down, up);
   if (!slice)
     throw Error(Error::bad_format, fmt::format("{}: tensor {} has shape [{}], which does not hold {} of shape [{}]", files_[static_cast<size_t>(whole->file)].path, name,
-                                               fmt::join(whole->entry.shape, ", "), spec.name, fmt::join(spec.shape, ", ")));
+                                               shape_text(whole->entry.shape), spec.name, fmt::join(spec.shape, ", ")));
   return Location{whole->file, *slice};
 }
 
@@ -49,13 +50,13 @@ DType Checkpoint::usable_dtype(const TensorSpec& spec, const Location& at, const
   const auto dtype = parse_dtype(at.entry.dtype);
   if (spec.int4 == Int4Part::words || spec.int4 == Int4Part::zeros) {
     if (at.entry.dtype == dtype_name(DType::i32)) return DType::i32;
-    throw Error(Error::bad_format, fmt::format("{}: tensor {} has dtype {}, expected I32", files_[static_cast<size_t>(at.file)].path, spec.name, at.entry.dtype));
+    throw Error(Error::bad_format, fmt::format("{}: tensor {} has dtype {}, expected I32", files_[static_cast<size_t>(at.file)].path, spec.name, shown(at.entry.dtype)));
   }
   const char* expected = spec.is_scale ? "F32 or BF16" : spec.quantisable && config.fp8 ? "F8_E4M3, BF16, F16 or F32" : "BF16, F16 or F32";
   const bool good = dtype && (spec.is_scale ? *dtype == DType::f32 || *dtype == DType::bf16 : *dtype != DType::e4m3 || (spec.quantisable && config.fp8));
   if (good) return *dtype;
   const char* why = dtype == DType::e4m3 && !config.fp8 ? " (config.json has no quantization_config with weight_block_size)" : "";
-  throw Error(Error::bad_format, fmt::format("{}: tensor {} has dtype {}, expected {}{}", files_[static_cast<size_t>(at.file)].path, spec.name, at.entry.dtype, expected, why));
+  throw Error(Error::bad_format, fmt::format("{}: tensor {} has dtype {}, expected {}{}", files_[static_cast<size_t>(at.file)].path, spec.name, shown(at.entry.dtype), expected, why));
 }
 
 // A tensor of the table, found and checked.
@@ -67,7 +68,7 @@ StoredTensor Checkpoint::stored(const TensorSpec& spec, const ModelConfig& confi
   }
   if (at->entry.shape != spec.shape)
     throw Error(Error::bad_format, fmt::format("{}: tensor {} has shape [{}], expected [{}] as config.json says", files_[static_cast<size_t>(at->file)].path, spec.name,
-                                               fmt::join(at->entry.shape, ", "), fmt::join(spec.shape, ", ")));
+                                               shape_text(at->entry.shape), fmt::join(spec.shape, ", ")));
   return {&spec, *at, usable_dtype(spec, *at, config)};
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/json.hpp"
 #include "dsinfer/error.hpp"
+#include "storage/http_answer.hpp"
 
 namespace dsinfer {
 namespace {
@@ -35,9 +36,9 @@ void check_length(const TensorEntry& entry, const std::string& origin) {
   int64_t bytes = element_bytes(entry.dtype);
   if (bytes == 0) return;
   for (const int64_t dim : entry.shape)
-    if (__builtin_mul_overflow(bytes, dim, &bytes)) throw Error(Error::bad_format, fmt::format("{}: shape [{}] overflows", origin, fmt::join(entry.shape, ", ")));
+    if (__builtin_mul_overflow(bytes, dim, &bytes)) throw Error(Error::bad_format, fmt::format("{}: shape [{}] overflows", origin, shape_text(entry.shape)));
   if (bytes != entry.end - entry.begin)
-    throw Error(Error::bad_format, fmt::format("{}: {} of shape [{}] takes {} bytes, but its data_offsets span {}", origin, entry.dtype, fmt::join(entry.shape, ", "), bytes, entry.end - entry.begin));
+    throw Error(Error::bad_format, fmt::format("{}: {} of shape [{}] takes {} bytes, but its data_offsets span {}", origin, shown(entry.dtype), shape_text(entry.shape), bytes, entry.end - entry.begin));
 }
 
 TensorEntry parse_entry(const Json& json, int64_t data_begin, const std::string& origin) {
@@ -47,9 +48,9 @@ TensorEntry parse_entry(const Json& json, int64_t data_begin, const std::string&
   entry.shape = naturals(object, "shape");
   const std::vector<int64_t> offsets = naturals(object, "data_offsets");
   if (offsets.size() != 2 || offsets[0] > offsets[1])
-    throw Error(Error::bad_format, fmt::format("{}: key \"data_offsets\" is [{}], expected [begin, end] with begin ≤ end", origin, fmt::join(offsets, ", ")));
+    throw Error(Error::bad_format, fmt::format("{}: key \"data_offsets\" is [{}], expected [begin, end] with begin ≤ end", origin, shape_text(offsets)));
   if (__builtin_add_overflow(offsets[0], data_begin, &entry.begin) || __builtin_add_overflow(offsets[1], data_begin, &entry.end))
-    throw Error(Error::bad_format, fmt::format("{}: key \"data_offsets\" is [{}]: overflow", origin, fmt::join(offsets, ", ")));
+    throw Error(Error::bad_format, fmt::format("{}: key \"data_offsets\" is [{}]: overflow", origin, shape_text(offsets)));
   check_length(entry, origin);
   return entry;
 }
@@ -60,7 +61,7 @@ void check_extents(SafetensorsHeader& header, int64_t file_size, const std::stri
   int64_t end = header.data_begin;
   for (const auto& [name, entry] : header.tensors) {
     if (entry.end > file_size && !may_be_short)
-      throw Error(Error::bad_format, fmt::format("{}: truncated: tensor {} ends at byte {}, the file at {}; fetch the file again", file, name, entry.end, file_size));
+      throw Error(Error::bad_format, fmt::format("{}: truncated: tensor {} ends at byte {}, the file at {}; fetch the file again", file, shown(name), entry.end, file_size));
     if (entry.end > entry.begin) extents.push_back({entry.begin, entry.end, &name});
     end = std::max(end, entry.end);
   }
@@ -69,10 +70,16 @@ void check_extents(SafetensorsHeader& header, int64_t file_size, const std::stri
   std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
   for (size_t i = 1; i < extents.size(); ++i)
     if (extents[i].begin < extents[i - 1].end)
-      throw Error(Error::bad_format, fmt::format("{}: tensors {} and {} overlap at byte {}", file, *extents[i - 1].name, *extents[i].name, extents[i].begin));
+      throw Error(Error::bad_format, fmt::format("{}: tensors {} and {} overlap at byte {}", file, shown(*extents[i - 1].name), shown(*extents[i].name), extents[i].begin));
 }
 
 }  // namespace
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  constexpr size_t kShown = 8;
+  const auto end = shape.begin() + static_cast<std::ptrdiff_t>(std::min(shape.size(), kShown));
+  return fmt::format("{}{}", fmt::join(shape.begin(), end, ", "), shape.size() > kShown ? fmt::format(", … of {}", shape.size()) : "");
+}
 
 std::optional<DType> parse_dtype(std::string_view name) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16, DType::e4m3}) if (name == dtype_name(dtype)) return dtype;
@@ -91,14 +98,14 @@ SafetensorsHeader parse_safetensors(std::string_view json, int64_t file_size, co
       for (const auto& [key, text] : value.items()) if (text.is_string()) header.metadata.emplace(key, text.get<std::string>());
       continue;
     }
-    header.tensors.emplace(name, parse_entry(value, header.data_begin, file + ": tensor " + name));
+    header.tensors.emplace(name, parse_entry(value, header.data_begin, file + ": tensor " + shown(name)));
   }
   check_extents(header, file_size, file, may_be_short);
   return header;
 }
 
 std::string read_safetensors_text(Source& source) {
-  if (source.size() < kLengthBytes) throw Error(Error::bad_format, fmt::format("{}: truncated: {} bytes, a safetensors file has at least {}", source.name(), source.size(), kLengthBytes));
+  if (source.size() < kLengthBytes) throw Error(Error::bad_format, fmt::format("{}: truncated: {} bytes, a safetensors file has at least {}; fetch the file again", source.name(), source.size(), kLengthBytes));
   std::array<std::byte, kLengthBytes> raw;
   source.read(0, raw);
   uint64_t length = 0;

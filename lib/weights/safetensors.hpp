@@ -36,4 +36,7 @@ DSINFER_INTERNAL SafetensorsHeader read_safetensors(Source& source, bool may_be_
 /// The header's text alone, its length checked against the file.
 DSINFER_INTERNAL std::string read_safetensors_text(Source& source);
 
+/// "2, 8" of a shape as it may stand in a message: a hostile header holds millions of numbers, of which the first are told.
+DSINFER_INTERNAL std::string shape_text(const std::vector<int64_t>& shape);
+
 }  // namespace dsinfer
