@@ -349,7 +349,8 @@ enum {
 };
 typedef struct dsinfer_verification dsinfer_verification; /* immutable; any thread */
 /* The ranks share the work, each gets the whole report. Problems of the checkpoint are a report, not an error. `hashes`: file of an
- * earlier full run to compare with, written if it does not exist; NULL: none. progress may be NULL. Collective. */
+ * earlier full run to compare with, written if it does not exist; NULL: none. progress may be NULL. hf:// copies are looked for in
+ * $DSINFER_CACHE, else ~/.cache/dsinfer. Collective. */
 DSINFER_CAPI dsinfer_status dsinfer_checkpoint_verify(dsinfer_world* world, const char* model, int32_t depth, const char* hashes,
                                                       dsinfer_load_callback progress, void* progress_user,
                                                       dsinfer_verification** verification);

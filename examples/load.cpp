@@ -93,11 +93,15 @@ bool parse(int argc, char** argv, Settings& s) {
 }
 
 // For `ranks` ranks; 0: for as many as the plan says.
-Plan plan_of(const Settings& s, int ranks) {
-  const ModelConfig config = held_config(ModelConfig::load(local_model_files(s.model, s.load)), s.load.weights);
+Plan plan_of(const Settings& s, const LoadOptions& options, int ranks) {
+  const ModelConfig config = held_config(ModelConfig::load(local_model_files(s.model, options)), options.weights);
   if (names_file(s.plan)) {
     std::ifstream file(s.plan, std::ios::binary);
-    return Plan::from_json(std::string(std::istreambuf_iterator<char>(file), {}), config);
+    try {
+      return Plan::from_json(std::string(std::istreambuf_iterator<char>(file), {}), config);
+    } catch (const Error& e) {
+      throw Error(e.code(), s.plan + ": " + e.what());
+    }
   }
   PlanRequest request;
   if (!s.plan.empty()) request = PlanRequest::parse(s.plan, std::max(ranks, 1));
@@ -117,7 +121,7 @@ std::string estimate(const Settings& s, LoadPlan& reads) {
 
 int dry_run(const Settings& s) {
   const int ranks = !s.plan.empty() ? 0 : s.threads > 0 ? static_cast<int>(s.threads) : example::launcher_size();
-  const Plan plan = plan_of(s, ranks);
+  const Plan plan = plan_of(s, s.load, ranks);
   if (s.rank >= plan.world_size) {
     example::refuse_start(kProgram, "--rank is " + std::to_string(s.rank) + ", but the plan " + plan.spec() + " has ranks 0 to " + std::to_string(plan.world_size - 1));
     return kWrongUse;
@@ -142,7 +146,8 @@ int dry_run(const Settings& s) {
 }
 
 int verify(World& world, const Settings& s, const ProgressCallback& progress) {
-  const VerifyReport report = verify_checkpoint(world, s.model, s.verify == "full" ? VerifyDepth::full : VerifyDepth::quick, s.hashes, progress);
+  const VerifyReport report = verify_checkpoint(world, s.model, s.verify == "full" ? VerifyDepth::full : VerifyDepth::quick, s.hashes, progress,
+                                                s.load.download_cache);
   if (world.rank() == 0 && s.json) {
     Json out = Json::parse(report.to_json());
     out["bytes_read"] = report.bytes_checked;
@@ -190,7 +195,7 @@ void print(const Json& report) {
 
 int load_ranks(World& world, const Settings& s, const LoadOptions& options) {
   Plan plan;
-  in_agreement(world, [&] { plan = plan_of(s, world.size()); });
+  in_agreement(world, [&] { plan = plan_of(s, options, world.size()); });
   const LoadReport report = s.save_shards.empty() ? load(world, s.model, plan, options).report() : save_shards(world, s.model, plan, s.save_shards, options);
   const Json all = gathered(world, report, plan);
   if (world.rank() != 0) return kGood;
@@ -202,7 +207,14 @@ int load_ranks(World& world, const Settings& s, const LoadOptions& options) {
 int run(World& world, const Settings& s) {
   world.set_stall_timeout(std::chrono::milliseconds(static_cast<int64_t>(s.stall_timeout * 1000)));
   LoadOptions options = s.load;
-  if (world.rank() == 0) options.progress = example::load_bars(s.verify.empty() ? "loading" : "checking");
+  if (world.rank() == 0) {
+    options.progress = example::load_bars(s.verify.empty() ? "loading" : "checking");
+  } else {
+    options.progress = [&world](const LoadProgress&) {  // what another rank met, also where this one waits for a server
+      if (const std::optional<Error> failed = world.failure()) throw *failed;
+      return true;
+    };
+  }
   int status = kFailed;
   try {
     status = s.verify.empty() ? load_ranks(world, s, options) : verify(world, s, options.progress);

@@ -121,6 +121,24 @@ TEST(Int4Landing, AWeightTakesTheBytesThatThePlannerCounts) {
 }
 
 // 84 rows are no whole number of AWQ's words: the words would stand for 88.
+TEST(Int4Landing, AnotherFormatIsRefusedBeforeAnythingIsRead) {
+  for (const char* name : {"awq", "packed"})
+    for (const WeightFormat format : {WeightFormat::bf16, WeightFormat::fp8}) {
+      const Plan plan = solve(ModelConfig::load(golden(name)), PlanRequest{});
+      LoadOptions options;
+      options.weights = format;
+      for (const auto& look : {std::function<void()>([&] { plan_load(golden(name), plan, options); }), std::function<void()>([&] { rank_memory(golden(name), plan, 0, format); })}) {
+        try {
+          look();
+          ADD_FAILURE() << name;
+        } catch (const Error& error) {
+          EXPECT_EQ(error.code(), Error::unsupported);
+          EXPECT_THAT(error.what(), testing::AllOf(HasSubstr(name), HasSubstr("4-bit weights, which are loaded as stored only")));
+        }
+      }
+    }
+}
+
 TEST(Int4Landing, PartsThatDoNotFitTogetherAreRefused) {
   json config = json::parse(std::ifstream(golden("awq") / "config.json"));
   config["qk_rope_head_dim"] = 20;  // kv_a_proj_with_mqa has 64 + 20 rows

@@ -8,6 +8,7 @@
 #include <map>
 #include <mutex>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "checkpoint_writer.hpp"
@@ -56,6 +57,25 @@ class HookedStorage final : public Storage {
   HookedSource::Hook before_;
 };
 
+// A hub's: its files are brought here first, which takes a while.
+class FetchingStorage final : public Storage {
+ public:
+  using Fetch = std::function<void(const std::string& file, const KeepGoing& keep_going)>;
+  FetchingStorage(const std::filesystem::path& folder, Fetch fetch) : inner_(open_storage(folder.string())), fetch_(std::move(fetch)) {}
+  const std::string& name() const override { return inner_->name(); }
+  bool exists(const std::string& file) override { return inner_->exists(file); }
+  std::unique_ptr<Source> open(const std::string& file) override { return inner_->open(file); }
+  bool keeps_copies() const override { return true; }
+  bool fetch(const std::string& file, const KeepGoing& keep_going) override {
+    fetch_(file, keep_going);
+    return true;
+  }
+
+ private:
+  std::unique_ptr<Storage> inner_;
+  Fetch fetch_;
+};
+
 class LoaderTest : public testing::Test {
  protected:
   void SetUp() override { config_ = testing_support::write_checkpoint(folder_.path(), tiny_config_json(), {.shards = 2}); }
@@ -68,6 +88,9 @@ class LoaderTest : public testing::Test {
       if (armed) before(offset, interrupted);
     }));
     armed = true;
+    return load(p, checkpoint, options, stall);
+  }
+  std::vector<std::string> load(const Plan& p, const Checkpoint& checkpoint, const LoadOptions& options, std::chrono::milliseconds stall) {
     std::vector<std::unique_ptr<World>> worlds = thread_worlds(p.world_size);
     std::vector<std::string> errors(worlds.size());
     std::vector<std::thread> threads;
@@ -124,6 +147,40 @@ TEST_F(LoaderTest, WaitsForAReaderThatIsSlowButMoves) {
     if (++reads <= 12) std::this_thread::sleep_for(100ms);
   }, options, 400ms);
   for (const std::string& error : errors) EXPECT_EQ(error, "");
+}
+
+TEST_F(LoaderTest, WaitsForARankThatFetchesItsFilesAndTellsHowFarItIs) {
+  // One file takes three times the stall limit to come, piece by piece; the rank of the other one waits.
+  const Checkpoint checkpoint(std::make_shared<FetchingStorage>(folder_.path(), [](const std::string& file, const KeepGoing& keep_going) {
+    if (!file.starts_with("model-00001")) return;
+    for (int piece = 1; piece <= 24; ++piece) {
+      std::this_thread::sleep_for(50ms);
+      EXPECT_TRUE(keep_going(piece * 1000, 24'000));
+    }
+  }));
+  LoadOptions options;
+  std::mutex mutex;
+  std::set<int64_t> seen;
+  options.progress = [&](const LoadProgress& progress) {
+    const std::lock_guard lock(mutex);
+    seen.insert(progress.bytes_done);
+    return true;
+  };
+  for (const char* spec : {"dp=2,ep=2", "tp=2,ep=1"}) {
+    seen.clear();
+    for (const std::string& error : load(plan(spec, 2), checkpoint, options, 400ms)) EXPECT_EQ(error, "") << spec;
+    EXPECT_TRUE(seen.count(1000) || seen.count(2000) || seen.count(3000)) << spec;
+  }
+}
+
+TEST_F(LoaderTest, CanBeCancelledWhileFilesAreFetched) {
+  const Checkpoint checkpoint(std::make_shared<FetchingStorage>(folder_.path(), [](const std::string&, const KeepGoing& keep_going) {
+    while (keep_going(1, 2)) std::this_thread::sleep_for(1ms);
+  }));
+  LoadOptions options;
+  std::atomic<int> calls = 0;
+  options.progress = [&](const LoadProgress&) { return ++calls < 6; };
+  for (const std::string& error : load(plan("tp=2,ep=1", 2), checkpoint, options, 20s)) EXPECT_THAT(error, AllOf(HasSubstr("cancelled: "), HasSubstr("fetching the model's files")));
 }
 
 TEST_F(LoaderTest, LoadsWithTheLeastMemory) {

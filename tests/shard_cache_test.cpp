@@ -345,6 +345,8 @@ TEST_F(SavedShardsTest, AreLoadedByAllRanksWithTheSameWeights) {
       EXPECT_FALSE(a.report().from_shard_cache);
       EXPECT_TRUE(b.report().from_shard_cache);
       EXPECT_EQ(a.report().bytes_held, b.report().bytes_held);
+      EXPECT_GT(b.report().host_peak_bytes, 0);
+      EXPECT_LE(b.report().host_peak_bytes, int64_t{256} << 20);
       const auto x = a.tensors(), y = b.tensors();
       ASSERT_EQ(x.size(), y.size());
       for (size_t i = 0; i < x.size(); ++i) {
@@ -374,6 +376,21 @@ TEST_F(SavedShardsTest, AreRefusedForAChangedModelAndAnotherPlan) {
   }
   EXPECT_THAT(load_all(4), testing::Each(AllOf(HasSubstr("bad_format"), HasSubstr("fingerprint"))));
   EXPECT_THAT(load_all(16), testing::Each(AllOf(HasSubstr("bad_format"), HasSubstr("the number of ranks is 4, this run has 16"))));
+}
+
+TEST_F(SavedShardsTest, AreNoFile) {
+  scratch_.file("cache", "no folder");
+  EXPECT_THAT(load_all(4), testing::Each(AllOf(HasSubstr("invalid_argument"), HasSubstr("no folder"))));
+}
+
+TEST_F(SavedShardsTest, NamesTheRankThatWouldSaveSomethingElse) {
+  test::on_threads(4, [&](World& world) {
+    LoadOptions options;
+    if (world.rank() == 2) options.weights = WeightFormat::fp8;
+    EXPECT_THAT(error_of([&] { save_shards(world, model(), plan(4), cache(), options); }), AllOf(HasSubstr("invalid_argument"), HasSubstr("the format of the weights held"), HasSubstr("rank 2")));
+    EXPECT_THAT(error_of([&] { load(world, model(), plan(4), options); }), AllOf(HasSubstr("invalid_argument"), HasSubstr("the format of the weights held"), HasSubstr("rank 2")));
+  });
+  EXPECT_FALSE(std::filesystem::exists(cache()));
 }
 
 TEST_F(SavedShardsTest, AreLeftAloneIfARankHasNone) {

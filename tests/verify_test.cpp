@@ -152,6 +152,9 @@ TEST_F(VerifyTest, TellsABadConfigAndABadIndex) {
   EXPECT_THAT(quick(), ElementsAre(HasSubstr("config.json")));
   std::filesystem::remove(scratch_.path("model/config.json"));
   EXPECT_THAT(quick(), ElementsAre(HasSubstr("config.json is missing")));
+  std::filesystem::create_directory(scratch_.path("model/config.json"));
+  EXPECT_THAT(quick(), testing::Contains(HasSubstr("config.json: not a regular file")));
+  std::filesystem::remove(scratch_.path("model/config.json"));
   scratch_.file("model/model.safetensors.index.json", "{");
   EXPECT_THAT(quick(), testing::Contains(HasSubstr("index.json")));
 }

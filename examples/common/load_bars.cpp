@@ -109,6 +109,7 @@ class Display {
   explicit Display(std::string verb) : verb_(std::move(verb)), utf8_(utf8_locale()) {}
 
   void show(const LoadProgress& p) {
+    if (p.all_bytes_total == 0 && p.seconds == 0) return;  // a server is being waited for
     const auto now = Clock::now();
     const bool done = p.all_bytes_done >= p.all_bytes_total;
     if (done && said_all_) return;

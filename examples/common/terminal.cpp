@@ -111,7 +111,8 @@ dsinfer::ProgressCallback loading_progress(int rank, int ranks) {
   return [=](const dsinfer::LoadProgress& p) {
     const double share = p.bytes_total > 0 ? static_cast<double>(p.bytes_done) / static_cast<double>(p.bytes_total) : 1;
     const bool done = p.bytes_done >= p.bytes_total;
-    if (rank == 0 && static_cast<int>(share * 100) > *percent) {
+    const bool known = p.bytes_total > 0 || p.seconds > 0;  // else a server is being waited for
+    if (rank == 0 && known && static_cast<int>(share * 100) > *percent) {
       *percent = static_cast<int>(share * 100);
       const double megabytes = static_cast<double>(p.bytes_done) * 1e-6;
       if (isatty(STDERR_FILENO)) {

@@ -18,7 +18,8 @@
 
 namespace dsinfer {
 
-/// Told during loading, on the thread that loads. Return false to cancel: all ranks then throw Error::cancelled.
+/// Told during loading, on the thread that loads; with all fields 0 while a server is waited for and nothing is known yet. Return false to cancel: all ranks
+/// then throw Error::cancelled. Files that are fetched into the download cache are told of first, from 0 to all, then the load, from 0 to all.
 struct LoadProgress {
   int64_t bytes_done = 0, bytes_total = 0;  ///< landed on this rank, of what it will hold of the files
   double seconds = 0;                       ///< since the load began
@@ -165,10 +166,10 @@ struct DSINFER_API VerifyReport {
 };
 
 /// Collective; the ranks share the work, and every rank gets the whole report. Each node looks at its own copy: nodes whose copies differ are a problem that
-/// names them. `hashes`: a file of an earlier full run to compare with; written if it does not exist; empty = none. Throws only where nothing can be said
-/// (no such folder, cancelled, a rank lost).
+/// names them. `hashes`: a file of an earlier full run to compare with; written if it does not exist; empty = none. `download_cache`: as in LoadOptions; copies
+/// that it holds are what is checked, other files are read over the network. Throws only where nothing can be said (no such folder, cancelled, a rank lost).
 DSINFER_API VerifyReport verify_checkpoint(World& world, const std::filesystem::path& model, VerifyDepth depth, const std::filesystem::path& hashes = {},
-                                           const ProgressCallback& progress = {});
+                                           const ProgressCallback& progress = {}, const std::filesystem::path& download_cache = {});
 
 /// A local folder with the model's small files (config.json, tokenizer, templates), for a remote model a part of the download cache; the folder itself else.
 DSINFER_API std::filesystem::path local_model_files(const std::filesystem::path& model, const LoadOptions& options = {});

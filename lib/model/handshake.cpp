@@ -6,32 +6,15 @@
 #include <map>
 
 #include "comm/nodes.hpp"
+#include "comm/same_fields.hpp"
 #include "core/bytes.hpp"
 #include "core/outcome.hpp"
 #include "dsinfer/version.hpp"
 
 namespace dsinfer {
-namespace {
-
-// name → value, in one order on all ranks.
-using Fields = std::vector<std::pair<std::string, std::string>>;
-
-std::string pack(const std::string& host, const Fields& fields) {
-  ByteWriter out;
-  out.put_text(host);
-  for (const auto& [name, value] : fields) {
-    out.put_text(name);
-    out.put_text(value);
-  }
-  return out.take();
-}
-
-std::string shorten(const std::string& value) { return value.size() <= 200 ? value : value.substr(0, 197) + "..."; }
-
-}  // namespace
 
 void check_same_everywhere(World& world, const ForwardOptions& options, const std::string& model_fingerprint) {
-  const Fields mine = {
+  check_same_fields(world, {
       {"library version", DSINFER_VERSION},
       {"model folder's content (config, index, headers)", model_fingerprint},
       {"plan", options.plan ? options.plan->spec() + " " + options.plan->to_json() : "none given"},
@@ -44,28 +27,7 @@ void check_same_everywhere(World& world, const ForwardOptions& options, const st
       {"w8a8", options.w8a8 ? "on" : "off"},
       {"format of the weights held (0 as stored, 1 bf16, 2 fp8)", std::to_string(static_cast<int>(options.load.weights))},
       {"weights left in mapped files", options.load.method == ReadMethod::mmap ? "yes" : "no"},
-  };
-  const std::vector<std::string> all = world.all_gather(pack(host_name(), mine));
-  ByteReader first(all[0]);
-  const std::string first_host = first.get_text();
-  Fields expected;
-  for (size_t i = 0; i < mine.size(); ++i) {
-    std::string name = first.get_text();
-    expected.emplace_back(std::move(name), first.get_text());
-  }
-  for (size_t rank = 1; rank < all.size(); ++rank) {
-    ByteReader in(all[rank]);
-    const std::string host = in.get_text();
-    for (const auto& [name, value] : expected) {
-      in.get_text();
-      const std::string found = in.get_text();
-      if (found == value) continue;
-      throw Error(Error::invalid_argument,
-                  fmt::format("ranks disagree on {}: rank 0 ({}) has {}, rank {} ({}) has {}; start all ranks with the same options and files", name,
-                              first_host, shorten(value), rank, host, shorten(found)),
-                  static_cast<int>(rank), host);
-    }
-  }
+  });
 }
 
 Plan agree_on_plan(World& world, const ModelConfig& config, const std::optional<Plan>& given) {

@@ -82,11 +82,11 @@ struct Model::Impl {
     in_agreement(world, [&] {
       check_sizes(options);
       if (options.progress) options.load.progress = options.progress;
-      checkpoint.emplace(open_model(options.model, options.load));
+      checkpoint.emplace(open_model(options.model, options.load, &world));
       config = held_config(read_config(checkpoint->storage()), options.load.weights);
       if (options.max_len == 0) options.max_len = config.max_position_embeddings;
       if (options.max_len > config.max_position_embeddings) {
-        throw Error(Error::invalid_argument, fmt::format("max_len is {}, but max_position_embeddings of {} is {}", options.max_len, options.model.string(),
+        throw Error(Error::invalid_argument, fmt::format("max_len is {}, but max_position_embeddings of {} is {}", options.max_len, checkpoint->storage().name(),
                                                          config.max_position_embeddings));
       }
       fingerprint = checkpoint->fingerprint();

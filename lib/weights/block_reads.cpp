@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <numeric>
 
 #include "core/wait.hpp"
@@ -23,11 +22,12 @@ struct Held {
   std::shared_ptr<void> memory;
 };
 
-std::shared_ptr<std::byte> aligned_memory(int64_t bytes, int64_t alignment) {
-  const auto align = static_cast<size_t>(std::max<int64_t>(alignment, 64));
-  void* memory = std::aligned_alloc(align, static_cast<size_t>(up(bytes, static_cast<int64_t>(align))));
-  if (!memory) throw Error(Error::out_of_memory, fmt::format("the host has no room for {} bytes of staging memory", bytes));
-  return {static_cast<std::byte*>(memory), [](std::byte* p) { std::free(p); }};
+std::shared_ptr<StagingBlock> staging_block(int64_t bytes) {
+  try {
+    return std::make_shared<StagingBlock>(bytes);
+  } catch (const std::bad_alloc&) {
+    throw Error(Error::out_of_memory, fmt::format("the host has no room for {} bytes of staging memory", bytes));
+  }
 }
 
 }  // namespace
@@ -47,10 +47,13 @@ void BlockReads::start(Slot& slot, size_t tag) {
   int64_t begin = read.offset, end = read.offset + read.bytes;
   std::byte* out = read.into;
   if (!placed) {
-    if (!slot.memory) slot.memory = aligned_memory(up(longest_, alignment) + 2 * alignment, alignment);
+    if (!slot.memory) {
+      slot.memory = staging_block(up(longest_, alignment) + 2 * alignment);
+      staging_bytes_ += slot.memory->bytes();
+    }
     begin = down(begin, alignment);
     end = up(end, alignment);
-    out = slot.memory.get();
+    out = slot.memory->data();
   }
   slot.bytes = {out + (read.offset - begin), static_cast<size_t>(read.bytes)};
   const std::shared_ptr<void> memory = placed ? read.keeps : std::shared_ptr<void>(slot.memory);

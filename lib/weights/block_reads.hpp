@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "storage/read_queue.hpp"
+#include "weights/staging.hpp"
 
 namespace dsinfer {
 
@@ -26,13 +27,15 @@ class DSINFER_INTERNAL BlockReads {
   /// after each block and at least every 20 ms; what it and `look` throw ends everything. Throws stalled naming what is awaited if nothing comes.
   void run(size_t count, const Next& next, const Look& look, const std::function<void()>& poll);
   std::string text() const { return queue_->text(); }
+  /// Staging memory in use.
+  int64_t staging_bytes() const { return staging_bytes_; }
 
  private:
   struct Slot {
     BlockRead read;
     size_t block = 0;
     std::span<std::byte> bytes;
-    std::shared_ptr<std::byte> memory;  // made when first needed
+    std::shared_ptr<StagingBlock> memory;  // made when first needed
   };
   using Clock = std::chrono::steady_clock;
   void start(Slot& slot, size_t tag);
@@ -40,7 +43,7 @@ class DSINFER_INTERNAL BlockReads {
   void wait();
   [[noreturn]] void throw_stalled() const;
 
-  int64_t longest_;
+  int64_t longest_, staging_bytes_ = 0;
   std::chrono::milliseconds stall_;
   std::vector<Slot> slots_;
   std::vector<size_t> idle_;

@@ -7,6 +7,7 @@
 
 #include "storage/mapped_file.hpp"
 #include "weights/landing_piece.hpp"
+#include "weights/load_terms.hpp"
 #include "weights/weight_set_builder.hpp"
 
 namespace dsinfer {
@@ -210,8 +211,7 @@ int landing_phase(const TensorSpec& spec) { return spec.is_scale || spec.int4 ==
 
 std::unique_ptr<Landing> Landing::make(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend, WeightFormat format,
                                        bool in_files) {
-  if (config.int4 && format != WeightFormat::as_stored)
-    throw Error(Error::unsupported, fmt::format("{} holds 4-bit weights, which are loaded as stored only; leave the weights' format out", checkpoint.storage().name()));
+  check_format(config, checkpoint.storage().name(), format);
   return std::make_unique<RankLanding>(checkpoint, pieces, config, rank, backend, format, in_files);
 }
 

@@ -1,20 +1,10 @@
 // The public load(): weights for their own sake.
 #include <algorithm>
 
+#include "weights/load_terms.hpp"
 #include "weights/loader.hpp"
 
 namespace dsinfer {
-
-namespace {
-
-void check_same(World& world, const std::string& mine) {
-  const std::vector<std::string> all = world.all_gather(mine);
-  for (size_t rank = 1; rank < all.size(); ++rank)
-    if (all[rank] != all[0])
-      throw Error(Error::invalid_argument, "rank " + std::to_string(rank) + " loads another checkpoint, plan or format, or by mmap, unlike rank 0; start all ranks with the same model and options");
-}
-
-}  // namespace
 
 struct LoadedWeights::Impl {
   std::unique_ptr<Backend> backend;  // the weights lie in its memory
@@ -48,8 +38,8 @@ LoadedWeights load(World& world, const std::filesystem::path& model, const Plan&
     if (plan.world_size != world.size())
       throw Error(Error::plan_refused, "the plan " + plan.spec() + " is for " + std::to_string(plan.world_size) + " ranks, but " + std::to_string(world.size()) + " are here");
     impl->backend = make_backend(device, {});
-    const Checkpoint checkpoint(open_model(model, options));
-    check_same(world, checkpoint.fingerprint() + plan.to_json() + std::to_string(static_cast<int>(options.weights)) + (options.method == ReadMethod::mmap ? " in files" : ""));
+    const Checkpoint checkpoint(open_model(model, options, &world));
+    check_same_load(world, checkpoint, plan, options);
     impl->loaded = load_rank(world, checkpoint, plan, *impl->backend, options);
   });
   return LoadedWeights(std::move(impl));

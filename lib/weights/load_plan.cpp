@@ -2,6 +2,7 @@
 
 #include "dsinfer/error.hpp"
 #include "weights/layout.hpp"
+#include "weights/load_terms.hpp"
 #include "weights/loader.hpp"
 #include "weights/read_plan.hpp"
 
@@ -19,6 +20,7 @@ LoadPlan plan_load(const std::filesystem::path& model, const Plan& plan, const L
   if (ranks_per_node < 0) throw Error(Error::invalid_argument, "ranks_per_node is " + std::to_string(ranks_per_node) + ", expected 0 (all on one node) or more");
   const Checkpoint checkpoint(open_model(model, options), Headers::may_stand_alone);
   const ModelConfig config = read_config(checkpoint.storage());
+  check_format(config, checkpoint.storage().name(), options.weights);
   const std::vector<TensorSpec> table = tensor_table(config);
   std::vector<StoredTensor> tensors = checkpoint.resolve(config, table);
   sort_by_place(tensors);

@@ -9,6 +9,7 @@
 #include "storage/read_queue.hpp"
 #include "weights/handing.hpp"
 #include "weights/landing.hpp"
+#include "weights/progress_rate.hpp"
 #include "weights/read_plan.hpp"
 #include "weights/staging.hpp"
 
@@ -92,7 +93,7 @@ class LoadRun {
   int64_t received_ = 0, received_in_phase_ = 0, bytes_read_ = 0, landed_ = 0, total_ = 0;
   Clock::time_point started_ = Clock::now(), reported_{}, told_{}, beaten_{}, read_moved_ = Clock::now(), moved_ = Clock::now();
   bool moved_since_beat_ = false, ended_ = false;
-  std::deque<std::pair<Clock::time_point, int64_t>> recent_;  // all ranks' bytes, for the rate
+  ProgressRate rate_;
   std::unique_ptr<ReadQueue> queue_;           // goes first: what it reads into must be there still
 };
 

@@ -13,7 +13,6 @@ namespace {
 
 constexpr auto kReportEvery = std::chrono::milliseconds(50);  // the callback
 constexpr auto kTellEvery = std::chrono::milliseconds(200);   // rank 0
-constexpr auto kRateOver = std::chrono::seconds(5);
 
 }  // namespace
 
@@ -43,11 +42,7 @@ void LoadRun::report(bool always) {
       if (part < least) least = part, progress.slowest_rank = static_cast<int>(r);
     }
   }
-  recent_.emplace_back(now, progress.all_bytes_done);
-  while (recent_.size() > 2 && now - recent_.front().first > kRateOver) recent_.pop_front();
-  const double span = std::chrono::duration<double>(now - recent_.front().first).count();
-  if (span > 0) progress.bytes_per_second = static_cast<double>(progress.all_bytes_done - recent_.front().second) / span;
-  if (progress.bytes_per_second > 0) progress.seconds_left = static_cast<double>(progress.all_bytes_total - progress.all_bytes_done) / progress.bytes_per_second;
+  rate_.tell(progress, now);
   if (!task_.options.progress(progress))
     throw Error(Error::cancelled, fmt::format("loading was cancelled by its progress callback after {} of {} bytes", landed_, total_));
 }

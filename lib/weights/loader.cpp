@@ -8,6 +8,7 @@
 
 #include "comm/nodes.hpp"
 #include "weights/load_run.hpp"
+#include "weights/rank_progress.hpp"
 #include "weights/shard_cache_load.hpp"
 
 namespace dsinfer {
@@ -28,7 +29,14 @@ StorageOptions storage_options(const LoadOptions& options) {
   return storage;
 }
 
-std::shared_ptr<Storage> open_model(const std::filesystem::path& model, const LoadOptions& options) { return open_storage(model.string(), storage_options(options)); }
+std::shared_ptr<Storage> open_model(const std::filesystem::path& model, const LoadOptions& options, World* world) {
+  StorageOptions storage = storage_options(options);
+  storage.keep_going = [progress = options.progress, world] {
+    if (const std::optional<Error> failed = world ? world->failure() : std::nullopt) throw *failed;
+    return !progress || progress({});
+  };
+  return open_storage(model.string(), storage);
+}
 
 ModelConfig read_config(Storage& storage) { return ModelConfig::parse(read_text(storage, "config.json"), storage.name() + "/config.json"); }
 
@@ -53,14 +61,29 @@ std::vector<int> files_of(const ReadPlan& reads, int rank, const std::vector<Sha
   return files;
 }
 
-// Where a storage keeps copies: beginning at another file on every rank, so that the ranks of a node share the fetching out.
-void fetch_files(World& world, const Checkpoint& checkpoint, const std::vector<int>& files) {
-  for (size_t i = 0; i < files.size(); ++i) {
-    const auto file = static_cast<size_t>(files[(i + static_cast<size_t>(world.rank())) % files.size()]);
-    const bool kept = checkpoint.storage().fetch(checkpoint.files()[file].name, [&](int64_t, int64_t) { return !world.failure(); });
-    if (const std::optional<Error> failed = world.failure()) throw *failed;
-    if (!kept) return;
+// Where a storage keeps copies: beginning at another file on every rank, so that the ranks of a node share the fetching out. Collective: a rank that has its
+// files waits for the others here, where their progress counts; a load would take them for stalled.
+void fetch_files(World& world, const Checkpoint& checkpoint, const std::vector<int>& files, const ProgressCallback& callback) {
+  int64_t bytes = 0;
+  if (checkpoint.storage().keeps_copies())
+    for (const int file : files) bytes += checkpoint.files()[static_cast<size_t>(file)].size;
+  RankProgress progress(world, callback, bytes, "fetching the model's files");
+  if (progress.all_bytes() == 0) return;
+  progress.tick(/*always=*/true);
+  for (size_t i = 0; bytes > 0 && i < files.size(); ++i) {
+    const CheckpointFile& file = checkpoint.files()[static_cast<size_t>(files[(i + static_cast<size_t>(world.rank())) % files.size()])];
+    int64_t told = 0;
+    const auto advance = [&](int64_t done) {
+      if (done > told) progress.advance(done - told), told = done;
+    };
+    checkpoint.storage().fetch(file.name, [&](int64_t done, int64_t) {
+      advance(std::min(done, file.size));
+      progress.tick();
+      return true;
+    });
+    advance(file.size);
   }
+  progress.finish();
 }
 
 }  // namespace
@@ -84,7 +107,7 @@ RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& pl
   ReadPlanOptions blocks;
   blocks.format = options.weights;
   const ReadPlan reads = make_read_plan(std::move(tensors), config, plan, share_nodes(world).of_rank, blocks);
-  fetch_files(world, checkpoint, files_of(reads, world.rank(), pieces, in_files));
+  fetch_files(world, checkpoint, files_of(reads, world.rank(), pieces, in_files), options.progress);
   if (in_files) landing = make_landing();
   const auto mail = world.split(0, world.rank());
   mail->set_stall_timeout(world.stall_timeout());

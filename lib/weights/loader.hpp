@@ -24,8 +24,8 @@ DSINFER_INTERNAL StorageOptions storage_options(const LoadOptions& options);
 /// As the public one.
 DSINFER_INTERNAL RankMemory rank_memory(const Checkpoint& checkpoint, const Plan& plan, int world_rank, const LoadOptions& options);
 
-/// The folder or URL that names a model.
-DSINFER_INTERNAL std::shared_ptr<Storage> open_model(const std::filesystem::path& model, const LoadOptions& options);
+/// The folder or URL that names a model. Where a server is waited for, options.progress may cancel, and, with `world`, what another rank met ends it.
+DSINFER_INTERNAL std::shared_ptr<Storage> open_model(const std::filesystem::path& model, const LoadOptions& options, World* world = nullptr);
 
 /// The config of a model, wherever it lies.
 DSINFER_INTERNAL ModelConfig read_config(Storage& storage);

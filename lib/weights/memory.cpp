@@ -1,5 +1,6 @@
 #include "dsinfer/loader.hpp"
 #include "weights/layout.hpp"
+#include "weights/load_terms.hpp"
 #include "weights/loader.hpp"
 
 namespace dsinfer {
@@ -20,6 +21,7 @@ RankMemory rank_memory(const std::filesystem::path& folder, const Plan& plan, in
 RankMemory rank_memory(const Checkpoint& checkpoint, const Plan& plan, int world_rank, const LoadOptions& options) {
   const ModelConfig config = read_config(checkpoint.storage());  // the plan's may be that of the weights as held
   const RankPlan rank = plan.rank(world_rank);
+  check_format(config, checkpoint.storage().name(), options.weights);
   const std::vector<TensorSpec> table = tensor_table(config);
   const std::vector<ShardPiece> pieces = shard_pieces(checkpoint.resolve(config, table), config, rank);
   constexpr int64_t kCacheElement = 4;  // the CPU's cache is f32

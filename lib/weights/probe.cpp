@@ -1,4 +1,6 @@
 // What the storage of a model gives: blocks from all over its files, many in flight, for a short time.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -11,6 +13,7 @@ namespace dsinfer {
 namespace {
 
 constexpr int64_t kBlock = int64_t{8} << 20;
+constexpr double kPatience = 60;  // seconds, as long as a load waits
 
 struct Piece {
   Source* source;
@@ -69,6 +72,8 @@ double probe_storage(const std::filesystem::path& model, const LoadOptions& opti
       --in_flight;
     }
     if (in_flight > 0) queue->wait(1000);
+    if (in_flight > 0 && elapsed() - std::max(last, seconds) > kPatience)
+      throw Error(Error::stalled, fmt::format("{}: nothing came for {} s while {} blocks of its files were read; look at the disk or the network that it lies on", checkpoint.storage().name(), kPatience, in_flight));
   }
   return last > 0 ? static_cast<double>(done) / last : 0;
 }

@@ -13,7 +13,6 @@ namespace {
 
 constexpr auto kCallEvery = std::chrono::milliseconds(50);
 constexpr auto kLongestTell = std::chrono::milliseconds(250);
-constexpr auto kRateOver = std::chrono::seconds(5);
 
 struct Told {
   int64_t done = 0;
@@ -69,18 +68,9 @@ void RankProgress::call_back(Clock::time_point now) {
     for (size_t r = 0; r < done_.size(); ++r) progress.rank_part.push_back(total_[r] ? static_cast<double>(done_[r]) / static_cast<double>(total_[r]) : 1);
     progress.slowest_rank = static_cast<int>(std::min_element(progress.rank_part.begin(), progress.rank_part.end()) - progress.rank_part.begin());
   }
-  rate(progress, now);
+  rate_.tell(progress, now);
   if (!callback_(progress))
     throw Error(Error::cancelled, fmt::format("{} was cancelled by its progress callback after {} of {} bytes", work_, progress.bytes_done, progress.bytes_total));
-}
-
-void RankProgress::rate(LoadProgress& progress, Clock::time_point now) {
-  past_.emplace_back(now, progress.all_bytes_done);
-  while (past_.size() > 2 && now - past_.front().first > kRateOver) past_.pop_front();
-  const double seconds = std::chrono::duration<double>(now - past_.front().first).count();
-  if (seconds <= 0) return;
-  progress.bytes_per_second = static_cast<double>(progress.all_bytes_done - past_.front().second) / seconds;
-  if (progress.bytes_per_second > 0) progress.seconds_left = static_cast<double>(progress.all_bytes_total - progress.all_bytes_done) / progress.bytes_per_second;
 }
 
 void RankProgress::finish() {

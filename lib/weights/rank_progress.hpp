@@ -1,10 +1,11 @@
 /// Progress of work that every rank does by itself: what callbacks are told of all ranks, and that a rank which is still busy is not taken for a stalled one.
 #pragma once
 #include <chrono>
-#include <deque>
 #include <memory>
+#include <numeric>
+#include <vector>
 
-#include "dsinfer/loader.hpp"
+#include "weights/progress_rate.hpp"
 
 namespace dsinfer {
 
@@ -12,6 +13,8 @@ class DSINFER_INTERNAL RankProgress {
  public:
   /// Collective. `total`: bytes of this rank's part. `work`: "checking the checkpoint", for errors.
   RankProgress(World& world, const ProgressCallback& callback, int64_t total, const char* work);
+  /// Of all ranks, together.
+  int64_t all_bytes() const { return std::accumulate(total_.begin(), total_.end(), int64_t{0}); }
   void advance(int64_t bytes) { done_[static_cast<size_t>(rank_)] += bytes; }
   /// Calls the callback now and then, tells the other ranks, hears of their failures. Throws cancelled, group_failed, and what the callback throws.
   void tick(bool always = false);
@@ -23,7 +26,6 @@ class DSINFER_INTERNAL RankProgress {
   void tell(bool last);
   void hear();
   void call_back(Clock::time_point now);
-  void rate(LoadProgress& progress, Clock::time_point now);
 
   std::unique_ptr<World> world_;  // its own messages
   const ProgressCallback& callback_;
@@ -31,7 +33,7 @@ class DSINFER_INTERNAL RankProgress {
   int rank_ = 0;
   std::vector<int64_t> done_, total_;  // of each rank, as far as it is known here
   std::vector<bool> finished_;
-  std::deque<std::pair<Clock::time_point, int64_t>> past_;  // bytes of all ranks in the last seconds
+  ProgressRate rate_;
   Clock::time_point started_ = Clock::now(), called_{}, told_{};
 };
 

@@ -39,6 +39,7 @@ std::vector<std::filesystem::path> other_files(const std::filesystem::path& fold
     if (name.starts_with(prefix) && name.ends_with(".safetensors")) files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
+  if (code && code != std::errc::no_such_file_or_directory) throw Error(Error::io, fmt::format("shard cache {}: cannot be looked at: {}", folder.string(), code.message()));
   return files;
 }
 
@@ -70,7 +71,11 @@ ShardKey shard_key(const Checkpoint& checkpoint, const Plan& plan, int world_ran
 std::optional<ShardFile> ShardFile::find(const std::filesystem::path& folder, const ShardKey& key, const HeldLayout& layout) {
   const std::filesystem::path path = folder / key.file_name();
   std::error_code code;
-  if (!std::filesystem::exists(path, code)) {
+  const std::filesystem::file_status status = std::filesystem::status(folder, code);
+  if (std::filesystem::exists(status) && !std::filesystem::is_directory(status)) throw Error(Error::invalid_argument, folder.string() + ": the shard cache is no folder");
+  const bool there = std::filesystem::exists(path, code);
+  if (code) throw Error(Error::io, fmt::format("shard cache {}: cannot be looked at: {}; load without the cache, or name another folder", path.string(), code.message()));
+  if (!there) {
     const auto others = other_files(folder, key);
     if (others.empty()) return std::nullopt;
     refuse_others(others, key);
@@ -90,7 +95,7 @@ std::optional<ShardFile> ShardFile::find(const std::filesystem::path& folder, co
   return file;
 }
 
-WeightSet ShardFile::read(const HeldLayout& layout, const ModelConfig& config, Backend& backend, const Reading& how, const ShardWatch& watch, std::string* method) const {
+WeightSet ShardFile::read(const HeldLayout& layout, const ModelConfig& config, Backend& backend, const Reading& how, const ShardWatch& watch, LoadReport* report) const {
   const auto there = static_cast<int64_t>(backend.available_bytes());
   if (layout.buffer_bytes > there)
     throw Error(Error::out_of_memory, fmt::format("the weights of {} need {} bytes ({:.2f} GB) on {}, {} bytes ({:.2f} GB) are there; split the model over more ranks (tp, pp or ep), or free memory",
@@ -113,7 +118,7 @@ WeightSet ShardFile::read(const HeldLayout& layout, const ModelConfig& config, B
     if (watch.advance) watch.advance(block_bytes(i));
   };
   reads.run(blocks_.size(), next, look, watch.poll);
-  if (method) *method = reads.text();
+  if (report) report->method = reads.text(), report->host_peak_bytes = data_begin_ + reads.staging_bytes();  // the header and its blocks on their way
   return WeightSetBuilder::build(layout, std::move(*buffer), config);
 }
 

@@ -42,14 +42,15 @@ class ShardFile {
   DSINFER_INTERNAL static std::optional<ShardFile> find(const std::filesystem::path& folder, const ShardKey& key, const HeldLayout& layout);
 
   int64_t bytes() const { return static_cast<int64_t>(source_->size()); }
-  /// The weights, on the backend's memory. Every block is compared with its hash: bad_format naming the bytes and the tensor if they differ. Throws out_of_memory.
   struct Reading {
     IoEngine engine = IoEngine::automatic;
     int depth = 0;
     int64_t staging_bytes = int64_t{128} << 20;
     std::chrono::milliseconds stall{60000};
   };
-  DSINFER_INTERNAL WeightSet read(const HeldLayout& layout, const ModelConfig& config, Backend& backend, const Reading& how, const ShardWatch& watch, std::string* method = nullptr) const;
+  /// The weights, on the backend's memory. Every block is compared with its hash: bad_format naming the bytes and the tensor if they differ. Throws out_of_memory.
+  /// `report`: gets method and host_peak_bytes; may be null.
+  DSINFER_INTERNAL WeightSet read(const HeldLayout& layout, const ModelConfig& config, Backend& backend, const Reading& how, const ShardWatch& watch, LoadReport* report = nullptr) const;
 
  private:
   std::shared_ptr<Source> source_;

@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "dsinfer/error.hpp"
+#include "weights/load_terms.hpp"
 #include "weights/rank_progress.hpp"
 #include "weights/shard_cache.hpp"
 
@@ -16,15 +17,6 @@ double seconds_since(std::chrono::steady_clock::time_point started) { return std
 
 ShardWatch watch_of(RankProgress& progress) {
   return {[&](int64_t bytes) { progress.advance(bytes); }, [&] { progress.tick(); }};
-}
-
-void check_same(World& world, ShardKey key) {
-  key.rank = 0;
-  key.layout.clear();  // differs from rank to rank
-  const std::vector<std::string> all = world.all_gather(key.hex());
-  for (size_t rank = 1; rank < all.size(); ++rank)
-    if (all[rank] != all[0])
-      throw Error(Error::invalid_argument, fmt::format("rank {} saves shards of another checkpoint, plan or format than rank 0; start all ranks with the same model and options", rank));
 }
 
 }  // namespace
@@ -44,7 +36,7 @@ std::optional<RankWeights> load_cached(World& world, const Checkpoint& checkpoin
   how.stall = world.stall_timeout();
   RankProgress progress(world, options.progress, layout.buffer_bytes, "loading from the shard cache");
   progress.tick(/*always=*/true);
-  loaded.weights = file->read(layout, config, backend, how, watch_of(progress), &loaded.report.method);
+  loaded.weights = file->read(layout, config, backend, how, watch_of(progress), &loaded.report);
   progress.finish();
   loaded.report.bytes_read = file->bytes();
   loaded.report.bytes_held = loaded.weights.bytes();
@@ -63,13 +55,13 @@ LoadReport save_shards(World& world, const std::filesystem::path& model, const P
     from_files.shard_cache.clear();
     if (options.method == ReadMethod::mmap) throw Error(Error::invalid_argument, "shards are copies of weights, which mmap leaves in their files; choose another method to save them");
     const auto backend = make_backend("cpu", {});
-    const Checkpoint checkpoint(open_model(model, options));
+    const Checkpoint checkpoint(open_model(model, options, &world));
     const ModelConfig config = read_config(checkpoint.storage());
     const RankPlan rank = plan.rank(world.rank());
     const std::vector<TensorSpec> table = tensor_table(config);
     const HeldLayout layout = held_layout(shard_pieces(checkpoint.resolve(config, table), config, rank), config, options.weights);
     const ShardKey key = shard_key(checkpoint, plan, world.rank(), options.weights, layout);
-    check_same(world, key);
+    check_same_load(world, checkpoint, plan, options);
     RankWeights loaded = load_rank(world, checkpoint, plan, *backend, from_files);
     RankProgress progress(world, options.progress, layout.buffer_bytes, "saving shards");
     progress.tick(/*always=*/true);

@@ -8,6 +8,7 @@
 #include "core/bytes.hpp"
 #include "core/outcome.hpp"
 #include "dsinfer/error.hpp"
+#include "weights/loader.hpp"
 #include "weights/verify_hashes.hpp"
 #include "weights/verify_node.hpp"
 #include "weights/rank_progress.hpp"
@@ -180,12 +181,16 @@ class Verify {
 
 VerifyReport verify_checkpoint(World& world, const std::function<std::shared_ptr<Storage>()>& open, const VerifyOptions& options) { return Verify(world, options).run(open); }
 
-VerifyReport verify_checkpoint(World& world, const std::filesystem::path& model, VerifyDepth depth, const std::filesystem::path& hashes, const ProgressCallback& progress) {
+VerifyReport verify_checkpoint(World& world, const std::filesystem::path& model, VerifyDepth depth, const std::filesystem::path& hashes, const ProgressCallback& progress,
+                               const std::filesystem::path& download_cache) {
   VerifyOptions options;
   options.depth = depth;
   options.hashes = hashes;
   options.progress = progress;
-  return verify_checkpoint(world, [&] { return std::shared_ptr<Storage>(open_storage(model.string())); }, options);
+  LoadOptions storage;
+  storage.progress = progress;
+  storage.download_cache = download_cache;
+  return verify_checkpoint(world, [&] { return open_model(model, storage, &world); }, options);
 }
 
 }  // namespace dsinfer

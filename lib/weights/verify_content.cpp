@@ -166,7 +166,12 @@ std::vector<BlockFinding> read_blocks(const Survey& survey, std::span<const Veri
   Files files(survey, problems);
   int64_t longest = 0;
   for (const VerifyBlock& block : blocks) longest = std::max(longest, block.bytes());
-  const bool remote = survey.checkpoint->storage().folder() == nullptr;
+  // Where copies are kept, the files behind a URL are local ones.
+  bool remote = survey.checkpoint->storage().folder() == nullptr;
+  try {
+    remote = remote && survey.checkpoint->open(survey.tensors[static_cast<size_t>(blocks.front().tensor)].file)->path() == nullptr;
+  } catch (const Error&) {  // reading it will say why
+  }
   BlockReads reads(IoEngine::automatic, 0, remote, longest, kStaging, stall);
   const auto tensor_of = [&](size_t i) -> const SurveyedTensor& { return survey.tensors[static_cast<size_t>(blocks[i].tensor)]; };
   const auto next = [&](size_t i) {

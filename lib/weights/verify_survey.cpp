@@ -79,7 +79,11 @@ Survey survey_checkpoint(std::shared_ptr<Storage> storage) {
   std::sort(survey.tensors.begin(), survey.tensors.end(), [](const SurveyedTensor& a, const SurveyedTensor& b) {
     return std::tie(a.file, a.begin, a.end, a.name) < std::tie(b.file, b.begin, b.end, b.name);
   });
-  survey.fingerprint = survey.checkpoint->fingerprint();
+  try {
+    survey.fingerprint = survey.checkpoint->fingerprint();
+  } catch (const Error& problem) {
+    collect(problem);
+  }
   survey.headers = hash_headers(*survey.checkpoint, survey.tensors);
   return survey;
 }

@@ -1,0 +1,14 @@
+/// What a load must agree with before it begins: the other ranks' loads, and the checkpoint's own format.
+#pragma once
+#include "weights/checkpoint.hpp"
+#include "dsinfer/loader.hpp"
+
+namespace dsinfer {
+
+/// Collective. Throws invalid_argument on all ranks, naming what differs, unless all load one checkpoint under one plan in one format and place.
+DSINFER_INTERNAL void check_same_load(World& world, const Checkpoint& checkpoint, const Plan& plan, const LoadOptions& options);
+
+/// Throws unsupported for a format in which the checkpoint's weights cannot be held.
+DSINFER_INTERNAL void check_format(const ModelConfig& config, const std::string& model, WeightFormat weights);
+
+}  // namespace dsinfer
