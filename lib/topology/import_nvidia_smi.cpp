@@ -295,7 +295,7 @@ class Links {
   // "Link 3: 25 GB/s", "Link 4: <inactive>"; with --pcibusid "Link 3: 00000000:C5:00.0".
   void link(std::string_view line) {
     const KeyValue pair = key_value(line);
-    if (!leading_integer(pair.key.substr(5))) return;
+    if (pair.key.size() < 6 || !leading_integer(pair.key.substr(5))) return;  // a line that was cut has no colon, and so no key
     ++lines_;
     const std::string id = bus_id_of(pair.value);
     const bool speed = pair.value.find("GB/s") != pair.value.npos;
