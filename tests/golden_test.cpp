@@ -1,6 +1,7 @@
 // Logits of tiny checkpoints of every family against the public `transformers` implementation (tests/data/goldens), through the public Forward.
 #include <gtest/gtest.h>
 
+#include "device.hpp"
 #include "golden.hpp"
 
 namespace dsinfer {
@@ -26,6 +27,7 @@ const auto* const environment = testing::AddGlobalTestEnvironment(new WorstCases
 ForwardOptions options_for(const Golden& golden) {
   ForwardOptions o;
   o.model = golden.folder;
+  o.device = test_device();
   o.threads = 1;
   o.max_tokens = 256;
   o.max_sequences = 4;

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "core/json.hpp"
+#include "device.hpp"
 #include "dsinfer/dsinfer.hpp"
 
 namespace dsinfer {
@@ -22,6 +23,7 @@ TEST(MiniModel, ContinuesTwentyPromptsAsTransformersDoes) {
   const auto world = single_world();
   EngineOptions options;
   options.forward.model = DSINFER_MINI_DIR;
+  options.forward.device = test_device();
   options.forward.max_len = 512;
   Engine engine(*world, options, Tokenizer::load(DSINFER_MINI_DIR));
   const ChatTemplate chat(ChatTemplate::detect(DSINFER_MINI_DIR).value());
@@ -67,6 +69,7 @@ TEST(MiniModel, FindsTheHeldOutTextAsLikelyAsTransformersDoes) {
   const auto world = single_world();
   ForwardOptions options;
   options.model = DSINFER_MINI_DIR;
+  options.device = test_device();
   options.max_len = 512;
   Forward forward(*world, options);
   const Json& heldout = golden()["heldout"];

@@ -12,6 +12,7 @@
 
 #include "backend/backend.hpp"
 #include "backend/cpu/cpu_backend.hpp"
+#include "device.hpp"
 
 namespace dsinfer {
 
@@ -22,7 +23,7 @@ struct BackendCase {
 inline void PrintTo(const BackendCase& c, std::ostream* os) { *os << c.name; }
 
 /// Every instruction set of the CPU backend that this machine has, one thread and three.
-inline std::vector<BackendCase> backends() {
+inline std::vector<BackendCase> cpu_backends() {
   std::vector<BackendCase> cases;
   const auto add = [&](const cpu::Kernels* kernels, int threads) {
     if (!kernels) return;
@@ -36,6 +37,12 @@ inline std::vector<BackendCase> backends() {
   add(cpu::avx512_kernels(), 1);
   add(&cpu::best_kernels(), 3);
   return cases;
+}
+
+/// The device of this run; of the CPU, all its forms.
+inline std::vector<BackendCase> backends() {
+  if (test_device() == "cpu") return cpu_backends();
+  return {{"device", [](const BackendOptions& options) { return make_backend(test_device(), options); }}};
 }
 
 inline Buffer host_memory(size_t bytes) {
@@ -82,6 +89,13 @@ class Ops : public ::testing::TestWithParam<BackendCase> {
     backend->copy(host, v);
     return values;
   }
+  /// Until all work of a backend has ended; throws what was found on the way. Before another one touches the same memory.
+  void finish(Backend& of) {
+    float there = 0;
+    const TensorView one = empty({1});
+    of.copy(TensorView::of(&there, {1}), one);
+  }
+  void finish() { finish(*backend); }
   /// [n, k] in a format, on the backend; blocks of FP8 quantised from the values. `reference` gets what it decodes to.
   Weight weight(const std::vector<float>& values, int64_t n, int64_t k, Format format, std::vector<float>* reference = nullptr, int64_t block_rows = 128,
                 int64_t block_cols = 128) {

@@ -144,8 +144,8 @@ TEST_P(AttentionOps, APageOutsideOfTheCacheIsRefused) {
   Cached c = fill({normal(20 * (kLatent + kRope))}, 4, DType::f32);
   c.pages[0][2] = 1000;
   const TensorView out = empty({1, kHeads, kLatent}), l = empty({1, kHeads, kLatent}), r = empty({1, kHeads, kRope});
-  EXPECT_NE(error_of([&] { backend->mla_attend(out, l, r, c.view, batch(c, {{0, 19}}), 1); }).find("page 1000"), std::string::npos);
-  EXPECT_NE(error_of([&] { backend->mla_append(c.view, empty({1, kLatent}), empty({1, kRope}), batch(c, {{0, 9}})); }).find("page 1000"), std::string::npos);
+  EXPECT_NE(error_of([&] { backend->mla_attend(out, l, r, c.view, batch(c, {{0, 19}}), 1); finish(); }).find("page 1000"), std::string::npos);
+  EXPECT_NE(error_of([&] { backend->mla_append(c.view, empty({1, kLatent}), empty({1, kRope}), batch(c, {{0, 9}})); finish(); }).find("page 1000"), std::string::npos);
 }
 
 // Expanded attention in double. kv [keys, heads, nope + value].

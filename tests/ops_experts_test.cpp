@@ -188,8 +188,8 @@ TEST_P(ExpertOps, GatherRowsCopiesAndScatterAddReturnsThem) {
     for (int64_t d = 0; d < width; ++d) wanted[static_cast<size_t>(order[i] * width + d)] += double{scale[i]} * double{p[i * static_cast<size_t>(width) + static_cast<size_t>(d)]};
   }
   expect_close(down(out), wanted);
-  EXPECT_NE(error_of([&] { backend->gather_rows(empty({1, width}), picked, up(std::vector<int32_t>{6}, {1})); }).find("row 6"), std::string::npos);
-  EXPECT_NE(error_of([&] { backend->scatter_add(out, picked.rows(0, 1), up(std::vector<int32_t>{-1}, {1}), up(std::vector<float>{1}, {1})); }).find("row -1"), std::string::npos);
+  EXPECT_NE(error_of([&] { backend->gather_rows(empty({1, width}), picked, up(std::vector<int32_t>{6}, {1})); finish(); }).find("row 6"), std::string::npos);
+  EXPECT_NE(error_of([&] { backend->scatter_add(out, picked.rows(0, 1), up(std::vector<int32_t>{-1}, {1}), up(std::vector<float>{1}, {1})); finish(); }).find("row -1"), std::string::npos);
 }
 
 TEST_P(ExpertOps, NoRowsAreFine) {

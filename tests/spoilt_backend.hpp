@@ -25,6 +25,7 @@ class SpoiltBackend final : public Backend {
     dst.place = src.place = Place::host;
     inner_.copy(dst, src);
   }
+  void zero(TensorView x) override { inner_.zero(x); }
   Stream stream() const override { return inner_.stream(); }
   size_t available_bytes() const override { return std::min(available, inner_.available_bytes()); }
   bool supports(Format format) const override { return !(no_fp8 && format == Format::fp8_block) && inner_.supports(format); }

@@ -60,8 +60,10 @@ class DSINFER_INTERNAL Backend {
   virtual const char* name() const = 0;
   /// Zeroed memory. Throws out_of_memory naming the bytes.
   virtual Buffer allocate(size_t bytes) = 0;
-  /// Same dtype and shape; any place to any place, in stream order.
+  /// Same dtype and shape; any place to any place, in stream order. Host memory may be changed or read at once on return.
   virtual void copy(TensorView dst, TensorView src) = 0;
+  /// Dense x := 0.
+  virtual void zero(TensorView x) = 0;
   virtual Stream stream() const = 0;
   /// Bytes of memory that a new allocation may still take here (device memory, or what the cgroup and the machine leave).
   virtual size_t available_bytes() const = 0;

@@ -17,17 +17,19 @@ ExpertExchange::ExpertExchange(const Context& context) {
 namespace {
 
 // Expert ids, then the bits of their weights: one row of meta.
-void write_meta(int32_t* meta, const Workspace& ws, int64_t row, int64_t k) {
-  std::memcpy(meta, ws.experts.row<int32_t>(row), static_cast<size_t>(k) * 4);
-  std::memcpy(meta + k, ws.weights.row<float>(row), static_cast<size_t>(k) * 4);
+void write_meta(int32_t* meta, Context& context, int64_t row, int64_t k) {
+  std::memcpy(meta, context.experts.data() + row * k, static_cast<size_t>(k) * 4);
+  std::memcpy(meta + k, context.weights.data() + row * k, static_cast<size_t>(k) * 4);
 }
 
 }  // namespace
 
 void ExpertExchange::run(Context& context, int64_t rows, const OwnExperts& own_experts) {
+  context.experts.fetch(context.backend, rows);
+  context.weights.fetch(context.backend, rows);
   if (context.rank.dp > 1) return run_exact(context, rows, own_experts);
   const int64_t k = context.config.num_experts_per_tok;
-  for (int64_t row = 0; row < rows; ++row) write_meta(meta_.data() + row * 2 * k, context.ws, row, k);
+  for (int64_t row = 0; row < rows; ++row) write_meta(meta_.data() + row * 2 * k, context, row, k);
   own_experts(context.ws.branch.rows(0, rows), context.ws.h.rows(0, rows), meta_.data(), rows);
 }
 
@@ -53,7 +55,7 @@ void ExpertExchange::run_exact(Context& context, int64_t rows, const OwnExperts&
   for (std::vector<int64_t>& list : rows_to_) list.clear();
   for (int64_t row = rank.tp_rank; row < rows; row += rank.tp) {
     std::fill(send_counts_.begin(), send_counts_.end(), 0);
-    route_row(rank, ws.experts.row<int32_t>(row), k);
+    route_row(rank, context.experts.data() + row * k, k);
     for (size_t peer = 0; peer < send_counts_.size(); ++peer) if (send_counts_[peer]) rows_to_[peer].push_back(row);
   }
   int64_t sent = 0;
@@ -61,7 +63,7 @@ void ExpertExchange::run_exact(Context& context, int64_t rows, const OwnExperts&
     send_counts_[peer] = static_cast<int64_t>(rows_to_[peer].size());
     for (int64_t row : rows_to_[peer]) {
       context.backend.copy(ws.send_rows.rows(sent, sent + 1), ws.h.rows(row, row + 1));
-      write_meta(ws.send_meta.row<int32_t>(sent), ws, row, k);
+      write_meta(ws.send_meta.row<int32_t>(sent), context, row, k);
       ++sent;
     }
   }
@@ -72,7 +74,7 @@ void ExpertExchange::run_exact(Context& context, int64_t rows, const OwnExperts&
   stage.all_to_all_rows(in, recv_counts_, ws.send_rows.rows(0, sent), send_counts_, stream);
   stage.all_to_all_rows(meta, recv_counts_, ws.send_meta.rows(0, sent), send_counts_, stream);
 
-  std::memset(out.data, 0, static_cast<size_t>(out.bytes()));
+  context.backend.zero(out);
   const int64_t block = ws.x.dim(0);  // the pair buffers hold this many rows' experts
   for (int64_t begin = 0; begin < received; begin += block) {
     const int64_t end = std::min(begin + block, received);

@@ -8,6 +8,7 @@
 #include "cache/kv_cache.hpp"
 #include "model/attention.hpp"
 #include "model/handshake.hpp"
+#include "model/host_side.hpp"
 #include "model/moe.hpp"
 #include "weights/loader.hpp"
 
@@ -75,6 +76,7 @@ struct Model::Impl {
   const Weight* head = nullptr;
   Fault fault = Fault::from_environment();
   std::vector<float> host_logits;
+  HostSide<int32_t> tokens, positions, block_table, logit_rows;
   int64_t num_pages = 0, max_pages = 0;
 
   Impl(World& w, const ForwardOptions& o) : world(w), options(o) {
@@ -108,6 +110,10 @@ struct Model::Impl {
     backend_options.threads = options.threads > 0 ? options.threads : share.ranks == 1 ? 0 : std::max(1, cores / share.ranks);
     backend_options.arithmetic = options.w8a8 ? Arithmetic::w8a8 : Arithmetic::w8a16;
     backend_options.ue8m0 = config.fp8 && config.fp8->ue8m0;
+    if (options.device.starts_with("cuda") && world.size() > 1) {
+      throw Error(Error::unsupported, fmt::format("device {} with {} ranks: this version's GPUs do not talk to each other yet; run one rank, or choose device \"cpu\"", options.device,
+                                                  world.size()));
+    }
     backend = make_backend(options.device, backend_options);
   }
 
@@ -132,6 +138,10 @@ struct Model::Impl {
       Workspace(counting, config, rank, options.max_tokens, options.max_sequences, max_pages);
       arena.emplace(backend->allocate(counting.peak()));
       ws.emplace(*arena, config, rank, options.max_tokens, options.max_sequences, max_pages);
+      tokens = HostSide<int32_t>(ws->tokens);
+      positions = HostSide<int32_t>(ws->positions);
+      block_table = HostSide<int32_t>(ws->block_table);
+      if (rank.last_stage) logit_rows = HostSide<int32_t>(ws->logit_rows);
       cache.emplace(*backend, config, rank.layers.size(), options.page_size, num_pages);
     });
   }
@@ -173,16 +183,19 @@ struct Model::Impl {
     if (step.rows > options.max_tokens) {
       throw Error(Error::internal, fmt::format("a step of {} rows, but the arena is laid out for {}", step.rows, options.max_tokens));
     }
-    if (step.rows) std::memcpy(ws->tokens.data, part.tokens.data(), part.tokens.size() * sizeof(int32_t));
-    auto* positions = ws->positions.as<int32_t>();
-    int64_t row = 0;
+    if (step.rows) std::memcpy(tokens.data(), part.tokens.data(), part.tokens.size() * sizeof(int32_t));
+    int64_t row = 0, most_pages = 0;
     for (const Segment& segment : part.segments) {
       if (segment.decode) step.decode_rows += segment.rows;
+      most_pages = std::max(most_pages, static_cast<int64_t>(segment.pages.size()));
       for (int32_t i = 0; i < segment.rows; ++i, ++row) {
-        positions[row] = static_cast<int32_t>(segment.position + i);
-        std::memcpy(ws->block_table.row<int32_t>(row), segment.pages.data(), segment.pages.size() * sizeof(int32_t));
+        positions.data()[row] = static_cast<int32_t>(segment.position + i);
+        std::memcpy(block_table.data() + row * max_pages, segment.pages.data(), segment.pages.size() * sizeof(int32_t));
       }
     }
+    tokens.send(*backend, step.rows);
+    positions.send(*backend, step.rows);
+    block_table.send(*backend, step.rows, most_pages);
     step.attention = {ws->positions.rows(0, step.rows), ws->block_table.rows(0, step.rows)};
     return step;
   }
@@ -229,7 +242,9 @@ struct Model::Impl {
     for (int64_t begin = 0; begin < count; begin += block) {
       const int64_t n = std::min(block, count - begin);
       const TensorView x = ws->logit_x.rows(0, n), logits = ws->logits.rows(0, n);
-      backend->gather_rows(x, ws->x.rows(0, first), TensorView::of(wanted.data() + begin, {n}));
+      std::copy_n(wanted.begin() + begin, n, logit_rows.data());
+      logit_rows.send(*backend, n);
+      backend->gather_rows(x, ws->x.rows(0, first), ws->logit_rows.rows(0, n));
       backend->rms_norm(x, x, final_norm, static_cast<float>(config.rms_norm_eps));
       backend->linear(logits, x, *head);
       TensorView all(ws->logits_all.data, DType::f32, {rank.tp, n, slice}, ws->logits_all.place);
@@ -239,6 +254,10 @@ struct Model::Impl {
         all = logits.reshape({1, n, slice});
       }
       if (rank.tp_rank != 0) continue;
+      if (rank.tp == 1) {
+        backend->copy(TensorView::of(host_logits.data() + begin * config.vocab_size, {n, slice}), logits);
+        continue;
+      }
       for (int64_t row = 0; row < n; ++row) {
         for (int64_t part_rank = 0; part_rank < rank.tp; ++part_rank) {
           float* out = host_logits.data() + (begin + row) * config.vocab_size + part_rank * slice;

@@ -40,7 +40,7 @@ void Moe::forward(Context& context, ExpertExchange& exchange, int64_t rows) cons
     if (shared_) {
       shared_->forward(context, branch, h);
     } else {
-      std::memset(branch.data, 0, static_cast<size_t>(branch.bytes()));
+      context.backend.zero(branch);
     }
   }
   exchange.run(context, rows, [&](TensorView out, TensorView x, const int32_t* meta, int64_t n) { own_experts(context, out, x, meta, n); });
@@ -52,8 +52,8 @@ void Moe::own_experts(Context& context, TensorView out, TensorView x, const int3
   const Range own = context.rank.experts;
   const int64_t k = context.config.num_experts_per_tok, inner = context.rank.moe_inter.size();
   int64_t pairs = 0;
-  auto* pair_rows = ws.pair_rows.as<int32_t>();
-  auto* pair_scale = ws.pair_scale.as<float>();
+  int32_t* pair_rows = context.pair_rows.data();
+  float* pair_scale = context.pair_scale.data();
   for (int64_t e = own.begin; e < own.end; ++e) {
     offsets_[static_cast<size_t>(e - own.begin)] = pairs;
     for (int64_t row = 0; row < n; ++row) {
@@ -71,6 +71,8 @@ void Moe::own_experts(Context& context, TensorView out, TensorView x, const int3
   if (pairs == 0) return;
 
   Backend& backend = context.backend;
+  context.pair_rows.send(backend, pairs);
+  context.pair_scale.send(backend, pairs);
   const TensorView rows = ws.pair_rows.rows(0, pairs), in = ws.pair_in.rows(0, pairs), gate_up = ws.pair_gate_up.rows(0, pairs);
   backend.gather_rows(in, x, rows);
   if (!expert_gate_up_.empty()) {

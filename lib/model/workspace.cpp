@@ -54,6 +54,7 @@ Workspace::Workspace(Arena& arena, const ModelConfig& c, const RankPlan& r, int6
     }
   }
   if (r.last_stage) {
+    logit_rows = i32({max_sequences});
     logit_x = f32({max_sequences, H});
     logits = f32({max_sequences, r.vocab.size()});
     logits_all = f32({r.tp, max_sequences, r.vocab.size()});

@@ -7,6 +7,7 @@
 #include "comm/groups.hpp"
 #include "dsinfer/forward.hpp"
 #include "model/batch.hpp"
+#include "model/host_side.hpp"
 
 namespace dsinfer {
 
@@ -37,7 +38,7 @@ struct DSINFER_INTERNAL Workspace {
   TensorView recv_rows, recv_meta;   // [dp·T, H], …: each row of the stage reaches a rank at most once
   TensorView result_rows;            // [dp·T, H]
   TensorView returned_rows;          // as send_rows
-  TensorView logit_x;                // [R, H], R = max_sequences
+  TensorView logit_rows, logit_x;    // [R] i32, [R, H], R = max_sequences
   TensorView logits, logits_all;     // [R, V/tp], [tp, R, V/tp]
 };
 
@@ -49,6 +50,10 @@ struct Context {
   Workspace& ws;
   TensorView rope_table;  // [max_len, dr] f32
   ForwardStats& stats;
+  HostSide<int32_t> experts = HostSide<int32_t>(ws.experts);  ///< the gate's choice, read back by the exchange
+  HostSide<float> weights = HostSide<float>(ws.weights);
+  HostSide<int32_t> pair_rows = HostSide<int32_t>(ws.pair_rows);  ///< which rows go through which expert, made on the host
+  HostSide<float> pair_scale = HostSide<float>(ws.pair_scale);
 };
 
 /// The rows of this rank's dp part in one step.

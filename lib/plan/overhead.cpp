@@ -102,6 +102,7 @@ int64_t arena_bytes(const ModelConfig& c, const RankPlan& r, const StepLimits& l
     }
   }
   if (r.last_stage) {
+    sum.words({R});  // logit_rows
     sum.rows({R, H});
     sum.words({R, r.vocab.size()});
     sum.words({r.tp, R, r.vocab.size()});

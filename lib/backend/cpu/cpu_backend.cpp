@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "backend/cpu/machine.hpp"
 
@@ -115,6 +116,12 @@ void CpuBackend::copy(TensorView dst, TensorView src) {
   const bool shapes = dst.rank == src.rank && std::equal(dst.shape.begin(), dst.shape.begin() + std::min<int>(dst.rank, 4), src.shape.begin());
   cpu::expect(shapes && dst.dtype == src.dtype && dst.place == Place::host && src.place == Place::host, "copy", {{"dst", &dst}, {"src", &src}});
   if (dst.elements() > 0) cpu::copy_elements(dst, src);
+}
+
+void CpuBackend::zero(TensorView x) {
+  if (x.elements() == 0) return;
+  cpu::expect(x.place == Place::host && x.contiguous(), "zero", {{"x", &x}});
+  std::memset(x.data, 0, static_cast<size_t>(x.bytes()));
 }
 
 size_t CpuBackend::available_bytes() const { return cpu::available_memory(); }

@@ -18,6 +18,7 @@ class DSINFER_INTERNAL CpuBackend final : public Backend {
   const char* name() const override { return "cpu"; }
   Buffer allocate(size_t bytes) override;
   void copy(TensorView dst, TensorView src) override;
+  void zero(TensorView x) override;
   Stream stream() const override { return {}; }
   size_t available_bytes() const override;
   bool supports(Format) const override { return true; }

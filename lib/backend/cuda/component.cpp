@@ -1,23 +1,12 @@
 #include "core/component.hpp"
 
-#include <cuda_runtime_api.h>
-
-#include "backend/backend.hpp"
+#include "backend/cuda/cuda_backend.hpp"
 #include "dsinfer/version.hpp"
 
 namespace dsinfer {
 namespace {
 
-std::unique_ptr<Backend> make_cuda_backend(int device, const BackendOptions&) {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess || count == 0) {
-    throw Error(Error::not_found, std::string("device cuda: no GPU can be used here (") + (status == cudaSuccess ? "the driver shows none" : cudaGetErrorString(status)) +
-                                      "); install NVIDIA's driver, or choose device \"cpu\"");
-  }
-  if (device >= count) throw Error(Error::not_found, "device cuda:" + std::to_string(device) + ": the driver shows " + std::to_string(count) + " GPUs, numbered from 0");
-  throw Error(Error::unsupported, "device cuda: this version of libdsinfer_cuda has no operations yet; choose device \"cpu\"");
-}
+std::unique_ptr<Backend> make_cuda_backend(int device, const BackendOptions& options) { return std::make_unique<CudaBackend>(device, options); }
 
 }  // namespace
 }  // namespace dsinfer

@@ -1,0 +1,183 @@
+#include "backend/cuda/cuda_backend.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace dsinfer {
+namespace cuda {
+
+void expect(bool fits, const char* op, std::initializer_list<std::pair<const char*, const TensorView*>> views) {
+  if (fits) return;
+  std::string text = fmt::format("{}: shapes or dtypes do not fit together:", op);
+  for (const auto& [name, view] : views) {
+    text += fmt::format(" {} {} {}", name, view->rank ? view->shape_text() : "absent", view->rank ? dtype_name(view->dtype) : "");
+    if (view->rank && !view->contiguous()) text += " strided";
+    if (view->place != Place::device) text += " on the host";
+  }
+  throw Error(Error::internal, text);
+}
+
+bool is(const TensorView& view, int rank, DType dtype) {
+  if (view.rank != rank || view.dtype != dtype) return false;
+  if (view.elements() == 0) return true;
+  const auto last = static_cast<size_t>(rank - 1);
+  return view.place == Place::device && view.data != nullptr && (view.stride[last] == 1 || view.shape[last] == 1);
+}
+
+bool is_weight(const Weight& w) {
+  constexpr int64_t kMost = INT32_MAX;  // kernels count outputs and depth in 32 bits
+  if (w.data.rank != 2 || w.out_dim() > kMost || w.in_dim() > kMost) return false;
+  switch (w.format) {
+    case Format::f32: return is(w.data, 2, DType::f32);
+    case Format::bf16: return is(w.data, 2, DType::bf16);
+    case Format::f16: return is(w.data, 2, DType::f16);
+    case Format::int4_group: {
+      const bool scaled = is(w.scale, 2, DType::f16) || is(w.scale, 2, DType::bf16) || is(w.scale, 2, DType::f32);
+      const int64_t group = w.block_cols;
+      return is(w.data, 2, DType::u8) && scaled && group > 0 && group % 2 == 0 && w.scale.dim(0) == w.out_dim() && w.scale.dim(1) * group == w.in_dim() &&
+             (!w.zeros || (is(w.zeros, 1, DType::u8) && w.zeros.dim(0) >= (w.out_dim() * w.scale.dim(1) + 1) / 2));
+    }
+    case Format::fp8_block: break;
+  }
+  const int64_t r = w.block_rows, c = w.block_cols;
+  return is(w.data, 2, DType::e4m3) && is(w.scale, 2) && r > 0 && c > 0 && w.scale.dim(0) == (w.out_dim() + r - 1) / r && w.scale.dim(1) == (w.in_dim() + c - 1) / c;
+}
+
+LinearWeight memory_of(const Weight& w) {
+  return {w.data.data, w.scale.data, w.zeros ? reinterpret_cast<const uint8_t*>(w.zeros.data) : nullptr};
+}
+
+LinearShape shape_of(const Weight& w) {
+  const bool blocked = w.format == Format::fp8_block || w.format == Format::int4_group;
+  LinearShape s{};
+  s.format = w.format;
+  s.scale_dtype = blocked ? w.scale.dtype : DType::f32;
+  s.stride = w.data.stride[0] * dtype_size(w.data.dtype);
+  s.scale_stride = blocked ? w.scale.stride[0] : 0;
+  s.n = static_cast<int32_t>(w.out_dim());
+  s.k = static_cast<int32_t>(w.in_dim());
+  s.block_rows = blocked ? static_cast<int32_t>(std::min<int64_t>(w.block_rows, INT32_MAX)) : 1;
+  s.block_cols = blocked ? static_cast<int32_t>(std::min<int64_t>(w.block_cols, INT32_MAX)) : std::max(s.k, 1);
+  const int per_load = w.format == Format::int4_group ? 32 : 16 / static_cast<int>(dtype_size(w.data.dtype));
+  s.aligned = reinterpret_cast<uintptr_t>(w.data.data) % 16 == 0 && s.stride % 16 == 0 && s.k % per_load == 0 && (!blocked || s.block_cols % per_load == 0);
+  return s;
+}
+
+}  // namespace cuda
+
+namespace {
+
+// Four dimensions for any rank, leading ones 1; strides in elements.
+struct Four {
+  int64_t shape[4] = {1, 1, 1, 1}, stride[4] = {};
+  explicit Four(const TensorView& v) {
+    for (int i = 0; i < v.rank; ++i) {
+      shape[4 - v.rank + i] = v.dim(i);
+      stride[4 - v.rank + i] = v.stride[static_cast<size_t>(i)];
+    }
+  }
+};
+
+// Calls move(device, host, pitch, row bytes, rows) for each run of rows of a strided device view; the host side is dense. All in bytes.
+template <class Move> void by_rows(const TensorView& device, std::byte* host, const Move& move) {
+  const Four v(device);
+  const auto size = static_cast<size_t>(dtype_size(device.dtype));
+  if (device.contiguous()) return move(device.data, host, static_cast<size_t>(device.bytes()), static_cast<size_t>(device.bytes()), size_t{1});
+  const bool dense_rows = v.stride[3] == 1 || v.shape[3] == 1;
+  const size_t row = dense_rows ? static_cast<size_t>(v.shape[3]) * size : size;
+  const size_t rows = static_cast<size_t>(dense_rows ? v.shape[2] : v.shape[3]), pitch = static_cast<size_t>(dense_rows ? v.stride[2] : v.stride[3]) * size;
+  for (int64_t a = 0; a < v.shape[0]; ++a) {
+    for (int64_t b = 0; b < v.shape[1]; ++b) {
+      for (int64_t c = 0; c < (dense_rows ? 1 : v.shape[2]); ++c) {
+        std::byte* at = device.data + (a * v.stride[0] + b * v.stride[1] + c * v.stride[2]) * static_cast<int64_t>(size);
+        if (rows == 1) move(at, host, row, row, size_t{1});
+        else move(at, host, pitch, row, rows);
+        host += row * rows;
+      }
+    }
+  }
+}
+
+void copy_on_host(const TensorView& dst, const TensorView& src) {
+  const Four to(dst), from(src);
+  const int64_t size = dtype_size(dst.dtype);
+  for (int64_t a = 0; a < to.shape[0]; ++a)
+    for (int64_t b = 0; b < to.shape[1]; ++b)
+      for (int64_t c = 0; c < to.shape[2]; ++c)
+        for (int64_t d = 0; d < to.shape[3]; ++d)
+          std::memmove(dst.data + (a * to.stride[0] + b * to.stride[1] + c * to.stride[2] + d * to.stride[3]) * size,
+                       src.data + (a * from.stride[0] + b * from.stride[1] + c * from.stride[2] + d * from.stride[3]) * size, static_cast<size_t>(size));
+}
+
+// A dense host view of the same shape over other memory.
+TensorView dense_over(const TensorView& view, std::byte* memory) {
+  TensorView v = view;
+  v.data = memory;
+  v.place = Place::host;
+  int64_t step = 1;
+  for (size_t i = view.rank; i-- > 0;) {
+    v.stride[i] = step;
+    step *= v.shape[i];
+  }
+  return v;
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend(int device, const BackendOptions& options) : device_(device), arithmetic_(options.arithmetic), ue8m0_(options.ue8m0) {}
+
+Buffer CudaBackend::allocate(size_t bytes) {
+  const cuda::Current current(device_.index());
+  return device_.allocate(bytes);
+}
+
+size_t CudaBackend::available_bytes() const {
+  const cuda::Current current(device_.index());
+  return device_.free_bytes();
+}
+
+void CudaBackend::copy(TensorView dst, TensorView src) {
+  const bool shapes = dst.rank == src.rank && std::equal(dst.shape.begin(), dst.shape.begin() + std::min<int>(dst.rank, 4), src.shape.begin());
+  cuda::expect(shapes && dst.dtype == src.dtype, "copy", {{"dst", &dst}, {"src", &src}});
+  if (dst.elements() == 0) return;
+  const cuda::Current current(device_.index());
+  const bool to_device = dst.place == Place::device, from_device = src.place == Place::device;
+  if (to_device && from_device) {
+    if (dst.contiguous() && src.contiguous()) {
+      return cuda::check(cudaMemcpyAsync(dst.data, src.data, static_cast<size_t>(dst.bytes()), cudaMemcpyDeviceToDevice, device_.stream()), "copy on the device");
+    }
+    const Four to(dst), from(src);
+    cuda::StridedCopy strided{dst.data, src.data, {}, {}, {}, static_cast<int32_t>(dtype_size(dst.dtype))};
+    std::copy_n(to.shape, 4, strided.shape);
+    std::copy_n(to.stride, 4, strided.to_stride);
+    std::copy_n(from.stride, 4, strided.from_stride);
+    return cuda::copy_strided(strided, device_.stream());
+  }
+  if (!to_device && !from_device) return copy_on_host(dst, src);
+  // The host side goes dense; most often it is.
+  const TensorView& host = to_device ? src : dst;
+  std::vector<std::byte> packed;
+  TensorView dense = host;
+  if (!host.contiguous()) {
+    packed.resize(static_cast<size_t>(host.bytes()));
+    dense = dense_over(host, packed.data());
+  }
+  if (to_device) {
+    if (!packed.empty()) copy_on_host(dense, src);
+    by_rows(dst, dense.data, [&](std::byte* device, std::byte* from, size_t pitch, size_t row, size_t rows) { device_.upload(device, pitch, from, row, rows); });
+  } else {
+    by_rows(src, dense.data, [&](std::byte* device, std::byte* to, size_t pitch, size_t row, size_t rows) { device_.download(to, device, pitch, row, rows); });
+    if (!packed.empty()) copy_on_host(dst, dense);
+  }
+}
+
+void CudaBackend::zero(TensorView x) {
+  if (x.elements() == 0) return;
+  cuda::expect(x.place == Place::device && x.contiguous(), "zero", {{"x", &x}});
+  const cuda::Current current(device_.index());
+  cuda::check(cudaMemsetAsync(x.data, 0, static_cast<size_t>(x.bytes()), device_.stream()), "zero");
+}
+
+}  // namespace dsinfer

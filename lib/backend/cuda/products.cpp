@@ -1,0 +1,104 @@
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cuda/cuda_backend.hpp"
+
+namespace dsinfer {
+
+using cuda::Current;
+using cuda::expect;
+using cuda::is;
+using cuda::rows_of;
+
+namespace {
+
+constexpr int64_t kMostBlockCols = 1024;  // of w8a8: a block of activations is quantised in shared memory
+
+cuda::LinearCall call_of(const TensorView& out, const TensorView& x, const Weight& w, bool w8a8, bool ue8m0) {
+  cuda::LinearCall call{};
+  call.out = rows_of(out);
+  call.x = rows_of<const float>(x);
+  call.shape = cuda::shape_of(w);
+  call.weight = cuda::memory_of(w);
+  call.rows = static_cast<int32_t>(x.dim(0));
+  call.heads = 1;
+  call.quantise = w8a8 && w.format == Format::fp8_block;
+  call.ue8m0 = ue8m0;
+  if (call.quantise && w.block_cols > kMostBlockCols) {
+    throw Error(Error::unsupported, "the cuda backend quantises activations in blocks of at most " + std::to_string(kMostBlockCols) + " columns, this weight's are " +
+                                        std::to_string(w.block_cols) + "; compute in w8a16");
+  }
+  return call;
+}
+
+bool alike(const cuda::LinearShape& a, const cuda::LinearShape& b) {
+  return a.format == b.format && a.scale_dtype == b.scale_dtype && a.stride == b.stride && a.scale_stride == b.scale_stride && a.block_rows == b.block_rows && a.block_cols == b.block_cols &&
+         a.n == b.n && a.k == b.k && a.aligned == b.aligned;
+}
+
+}  // namespace
+
+void CudaBackend::linear(TensorView out, TensorView x, const Weight& w) {
+  expect(is(out, 2) && is(x, 2) && cuda::is_weight(w) && out.dim(0) == x.dim(0) && out.dim(1) == w.out_dim() && x.dim(1) == w.in_dim() && x.dim(0) <= INT32_MAX, "linear",
+         {{"out", &out}, {"x", &x}, {"w", &w.data}, {"scale", &w.scale}});
+  if (out.elements() == 0) return;
+  const Current current(device_.index());
+  cuda::linear(call_of(out, x, w, arithmetic_ == Arithmetic::w8a8, ue8m0_), device_.multiprocessors(), device_.stream());
+}
+
+void CudaBackend::linear_per_head(TensorView out, TensorView x, const Weight& w) {
+  const bool plain = w.format != Format::fp8_block && w.format != Format::int4_group && w.data.rank == 3;
+  expect(is(out, 3) && is(x, 3) && plain && is(w.data, 3, w.format == Format::f32 ? DType::f32 : w.format == Format::bf16 ? DType::bf16 : DType::f16) && out.dim(0) == x.dim(0) &&
+             out.dim(1) == x.dim(1) && x.dim(1) == w.data.dim(0) && out.dim(2) == w.data.dim(1) && x.dim(2) == w.data.dim(2) && x.dim(0) <= INT32_MAX,
+         "linear_per_head", {{"out", &out}, {"x", &x}, {"w", &w.data}});
+  if (out.elements() == 0) return;
+  const Current current(device_.index());
+  Weight head;
+  head.format = w.format;
+  head.data = TensorView(w.data.data, w.data.dtype, {w.data.dim(1), w.data.dim(2)}, w.data.place);
+  head.data.stride[0] = w.data.stride[1];
+  cuda::LinearCall call = call_of(out, x, head, false, false);
+  call.heads = static_cast<int32_t>(x.dim(1));
+  call.head_stride = w.data.stride[0] * dtype_size(w.data.dtype);
+  call.shape.aligned = call.shape.aligned && call.head_stride % 16 == 0;
+  cuda::linear(call, device_.multiprocessors(), device_.stream());
+}
+
+void CudaBackend::grouped_linear(TensorView out, TensorView x, std::span<const Weight> experts, std::span<const int64_t> offsets) {
+  expect(is(out, 2) && is(x, 2) && out.dim(0) == x.dim(0) && x.dim(0) <= INT32_MAX, "grouped_linear", {{"out", &out}, {"x", &x}});
+  if (offsets.size() != experts.size() + 1 || offsets.front() != 0 || offsets.back() != x.dim(0) || !std::is_sorted(offsets.begin(), offsets.end())) {
+    throw Error(Error::internal, "grouped_linear: offsets must be " + std::to_string(experts.size() + 1) + " ascending numbers from 0 to " + std::to_string(x.dim(0)) + " rows");
+  }
+  if (out.elements() == 0) return;
+  const Weight* first = nullptr;
+  bool same = true;
+  std::vector<cuda::LinearTile> tiles;  // of experts that have rows alone: cost is what is active
+  for (size_t e = 0; e < experts.size(); ++e) {
+    if (offsets[e] == offsets[e + 1]) continue;
+    const Weight& w = experts[e];
+    expect(cuda::is_weight(w) && w.out_dim() == out.dim(1) && w.in_dim() == x.dim(1), "grouped_linear", {{"out", &out}, {"x", &x}, {"expert", &w.data}, {"scale", &w.scale}});
+    if (!first) first = &w;
+    same = same && alike(cuda::shape_of(*first), cuda::shape_of(w));
+    for (int64_t row = offsets[e]; row < offsets[e + 1]; row += cuda::kTileRows) {
+      tiles.push_back({cuda::memory_of(w), static_cast<int32_t>(row), static_cast<int32_t>(std::min<int64_t>(cuda::kTileRows, offsets[e + 1] - row))});
+    }
+  }
+  if (!same) {
+    for (size_t e = 0; e < experts.size(); ++e)
+      if (offsets[e] < offsets[e + 1]) linear(out.rows(offsets[e], offsets[e + 1]), x.rows(offsets[e], offsets[e + 1]), experts[e]);
+    return;
+  }
+  const Current current(device_.index());
+  cuda::LinearCall call = call_of(out, x, *first, arithmetic_ == Arithmetic::w8a8, ue8m0_);
+  constexpr size_t kMost = cuda::Device::kParameterBytes / sizeof(cuda::LinearTile);
+  for (size_t begin = 0; begin < tiles.size(); begin += kMost) {
+    const size_t count = std::min(kMost, tiles.size() - begin);
+    device_.with_parameters(tiles.data() + begin, count * sizeof(cuda::LinearTile), [&](const void* on_device) {
+      call.tiles = static_cast<const cuda::LinearTile*>(on_device);
+      call.num_tiles = static_cast<int32_t>(count);
+      cuda::linear(call, device_.multiprocessors(), device_.stream());
+    });
+  }
+}
+
+}  // namespace dsinfer
