@@ -42,6 +42,15 @@ function(check_file file module)
     if(path STREQUAL "mpi.h" AND NOT file MATCHES "^lib/comm/mpi_" AND NOT file MATCHES "^examples/")
       violation(${file} "includes mpi.h; only lib/comm/mpi_* may")
     endif()
+    if(path MATCHES "^(cuda|cublas|cudnn|nccl)[a-zA-Z0-9_]*\\.h(pp)?$" AND NOT file MATCHES "^lib/backend/cuda/")
+      violation(${file} "includes ${path}; only lib/backend/cuda may")
+    endif()
+    if(path MATCHES "^backend/(cuda|cpu)/")
+      set(owner "^lib/backend/${CMAKE_MATCH_1}/")
+      if(NOT file MATCHES ${owner} AND NOT file STREQUAL "lib/backend/registry.cpp")
+        violation(${file} "includes ${path}; a backend is known by backend.hpp alone")
+      endif()
+    endif()
     if(path MATCHES "^(fmt|nlohmann)/" AND extension STREQUAL ".hpp" AND NOT file STREQUAL "lib/core/json.hpp")
       violation(${file} "includes ${path}; fmt stays in .cpp files, JSON comes through core/json.hpp")
     endif()
@@ -119,6 +128,12 @@ foreach(planted
     "lib/core/a.cpp|#include \"model/model.hpp\"|1"
     "lib/core/a.hpp|#include \"dsinfer/engine.hpp\"|1"
     "lib/backend/cpu/a.cpp|#include \"comm/comm.hpp\"|1"
+    "lib/model/a.cpp|#include \"backend/cuda/device.hpp\"|1"
+    "lib/backend/cuda/a.cu|#include \"backend/cpu/kernels.hpp\"|1"
+    "lib/backend/cuda/hopper/a.cu|#include \"weights/layout.hpp\"|1"
+    "lib/comm/a.cpp|#include <cuda_runtime_api.h>|1"
+    "lib/backend/cuda/a.cu|#include <cuda_fp8.h>|0"
+    "lib/backend/cuda/hopper/a.cu|#include \"backend/cuda/kernels.hpp\"|0"
     "lib/text/a.cpp|  #  include <dsinfer/config.hpp>|1"
     "lib/model/a.hpp|#include <nlohmann/json.hpp>|1"
     "lib/model/a.cpp|#include <mpi.h>|1"
