@@ -269,6 +269,10 @@ TEST_F(StorageHttp, AsksWhetherToGoOnWhileAServerIsSilent) {
   }).join();
 }
 
+TEST_F(StorageHttp, NamesAUrlWithoutAModel) {
+  EXPECT_THAT(error_of([&] { local_words(*open_storage(url("empty"), quick())); }), AllOf(HasSubstr("not_found: " + url("empty")), HasSubstr("no config.json"), Not(HasSubstr("cache"))));
+}
+
 TEST_F(StorageHttp, BringsTheWordsOfAModelUpToDate) {
   const auto storage = open_storage(url("good"), quick());
   const auto folder = local_words(*storage);

@@ -78,7 +78,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.hub(path[4:])
         parts = path.split("/")
         fault, name = parts[1], urllib.parse.unquote(parts[-1])
-        if name not in FILES:
+        if name not in FILES or fault == "empty":
             return self.answer(404, body=b"no such file")
         self.file(fault, name, FILES[name])
 

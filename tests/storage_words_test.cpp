@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <functional>
 #include <map>
 #include <thread>
 
@@ -306,6 +307,8 @@ TEST_F(CacheTest, KeepsNothingOfAPartWhoseContentHasNoName) {
 TEST_F(CacheTest, NamesAFolderThatCannotBeWrittenTo) {
   folder_.file("below", "a file");
   EXPECT_THAT(error_of([&] { fetch_into_cache(download(), {}); }), testing::AllOf(HasSubstr("io: "), HasSubstr("below"), HasSubstr("DSINFER_CACHE")));
+  for (const auto& write : {std::function<void()>([&] { write_whole(folder_.path("below/x/config.json"), "{}"); }), std::function<void()>([&] { link_whole(folder_.path("below/x/link"), "y"); })})
+    EXPECT_THAT(error_of(write), testing::AllOf(HasSubstr("io: "), HasSubstr("creating the folder"), HasSubstr("DSINFER_CACHE")));
 }
 
 TEST_F(CacheTest, LinksFromManyThreadsAtOnce) {

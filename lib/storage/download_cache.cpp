@@ -262,6 +262,7 @@ void fetch_into_cache(const Download& download, const KeepGoing& keep_going) {
 void write_whole(const std::filesystem::path& path, std::string_view text) {
   std::error_code code;
   std::filesystem::create_directories(path.parent_path(), code);
+  if (code) refuse(path.parent_path(), "creating the folder", code.value());
   std::string fresh = (path.parent_path() / ("." + path.filename().string() + ".XXXXXX")).string();
   const FileHandle file(::mkostemp(fresh.data(), O_CLOEXEC));
   if (file.get() < 0) refuse(path, "creating", errno);
@@ -279,6 +280,7 @@ void write_whole(const std::filesystem::path& path, std::string_view text) {
 void link_whole(const std::filesystem::path& path, const std::filesystem::path& to) {
   std::error_code code;
   std::filesystem::create_directories(path.parent_path(), code);
+  if (code) refuse(path.parent_path(), "creating the folder", code.value());
   static std::atomic<int> next{0};  // ranks may be threads of one process
   const std::filesystem::path fresh = path.parent_path() / fmt::format(".{}.{}-{}.link", path.filename().string(), ::getpid(), next++);
   std::filesystem::remove(fresh, code);  // of a process that died and had our number

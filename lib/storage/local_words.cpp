@@ -2,6 +2,7 @@
 
 #include "core/json.hpp"
 #include "core/sha256.hpp"
+#include "dsinfer/error.hpp"
 #include "storage/download_cache.hpp"
 
 namespace dsinfer {
@@ -38,6 +39,7 @@ void bring_up_to_date(Storage& storage, const std::filesystem::path& folder, con
 
 std::filesystem::path local_words(Storage& storage, const StorageOptions& options) {
   if (storage.folder()) return *storage.folder();
+  if (!storage.exists("config.json")) throw Error(Error::not_found, storage.name() + ": no config.json is there; expected the folder of a model");
   std::filesystem::path folder;
   for (const char* file : kWords) {
     if (!storage.exists(file)) continue;
