@@ -35,6 +35,10 @@ std::shared_ptr<Storage> open_model(const std::filesystem::path& model, const Lo
     if (const std::optional<Error> failed = world ? world->failure() : std::nullopt) throw *failed;
     return !progress || progress({});
   };
+  if (world) {  // a server is no more patient than the ranks
+    const auto limit = std::chrono::duration_cast<std::chrono::seconds>(world->stall_timeout()).count();
+    storage.stall_seconds = static_cast<int>(std::clamp<int64_t>(limit, 1, storage.stall_seconds));
+  }
   return open_storage(model.string(), storage);
 }
 
