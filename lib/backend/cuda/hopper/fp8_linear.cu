@@ -20,10 +20,10 @@ cudaError_t tile_linear(const LinearArgs& a, int64_t runs, cudaStream_t stream) 
 template <bool kGated>
 cudaError_t dense(const LinearArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return cudaSuccess;
-  if (a.n / 64 <= 44 && a.k > 4096) {  // q_a + kv_a: 33 tiles, 99 blocks
+  if (a.n / 64 <= 44 && a.k > 4096 && a.tokens <= 64) {  // q_a + kv_a: 33 tiles, 99 blocks
     if (a.tokens <= 8) return tile_linear<8, 4, 3, false, kGated>(a, 1, stream);
     if (a.tokens <= 32) return tile_linear<32, 4, 3, false, kGated>(a, 1, stream);
-    return tile_linear<64, 3, 3, false, kGated>(a, (a.tokens + 63) / 64, stream);
+    return tile_linear<64, 3, 3, false, kGated>(a, 1, stream);
   }
   if (a.n / 64 <= 66 && a.k > 4096 && a.tokens <= 16) {
     if (a.tokens <= 8) return tile_linear<8, 5, 2, false, kGated>(a, 1, stream);

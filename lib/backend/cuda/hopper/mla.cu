@@ -17,8 +17,20 @@ __device__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_gener
 __device__ void copy16(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
-/// Place of 16-byte unit `unit` (0 … 71) of row `row` in a swizzled tile.
-__device__ uint32_t place(int row, int unit) { return uint32_t(unit / 8 * kColumnBytes + row * 128 + ((unit % 8) ^ (row % 8)) * 16); }
+/// Place of 16-byte unit `unit` (0 … 7) of row `row` in a swizzled column.
+__device__ uint32_t place(int row, int unit) { return uint32_t(row * 128 + (unit ^ (row % 8)) * 16); }
+/// 64 rows of 576 to a swizzled tile, those from `valid` on as zeros. A warp copies eight rows, a quarter of it a row's 128 bytes at a time.
+__device__ void copy_tile(uint32_t to, const bf16* from, int valid) {
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 8 + lane / 8, unit = lane % 8;
+  const bf16* low = from + row * kRow + unit * 8;
+  const uint32_t to_low = to + place(row, unit), to_high = to + place(row + 4, unit);
+  const bool low_valid = row < valid, high_valid = row + 4 < valid;
+#pragma unroll
+  for (int c = 0; c < kRow / 64; ++c) {
+    copy16(to_low + c * kColumnBytes, low + c * 64, low_valid);
+    copy16(to_high + c * kColumnBytes, low + 4 * kRow + c * 64, high_valid);
+  }
+}
 
 // A block: 64 heads of one token, one part of its pages. Two warpgroups: each scores half the keys of a page, then owns half the latents of the output.
 // Online softmax over the pages (Milakov & Gimelshein 2018); scores and output sums in f32, probabilities bf16.
@@ -37,12 +49,7 @@ __global__ void __launch_bounds__(256, 1) mla_kernel(const __grid_constant__ Mla
   const int* table = a.block_table + size_t(token) * a.max_pages;
 
   auto load_page = [&](int page, int stage) {
-    const bf16* from = a.cache + size_t(table[page]) * kPage * kRow;
-    const int valid = position + 1 - page * kPage;
-    for (int i = thread; i < kPage * (kRow / 8); i += 256) {
-      const int row = i / (kRow / 8), unit = i % (kRow / 8);
-      copy16(pages + stage * kTileBytes + place(row, unit), from + row * kRow + unit * 8, row < valid);
-    }
+    copy_tile(pages + stage * kTileBytes, a.cache + size_t(table[page]) * kPage * kRow, position + 1 - page * kPage);
   };
   // The cache was written by an earlier kernel than the one just before this: it may be read at once.
   if (first < last) load_page(first, 0);
@@ -53,11 +60,7 @@ __global__ void __launch_bounds__(256, 1) mla_kernel(const __grid_constant__ Mla
       a.partial[(size_t(token) * a.parts + part) * a.heads + head0 + thread] = -INFINITY;
     return;
   }
-  const bf16* q = a.q + (size_t(token) * a.heads + head0) * kRow;
-  for (int i = thread; i < kHeads * (kRow / 8); i += 256) {
-    const int row = i / (kRow / 8), unit = i % (kRow / 8);
-    copy16(q_tile + place(row, unit), q + size_t(row) * kRow + unit * 8, head0 + row < a.heads);
-  }
+  copy_tile(q_tile, a.q + (size_t(token) * a.heads + head0) * kRow, a.heads - head0);
   asm volatile("cp.async.commit_group;" ::: "memory");
 
   float out[128];
@@ -73,8 +76,6 @@ __global__ void __launch_bounds__(256, 1) mla_kernel(const __grid_constant__ Mla
     asm volatile("cp.async.wait_group 0;" ::: "memory");
     publish_to_wgmma();
     __syncthreads();
-    if (page + 1 < last) load_page(page + 1, stage ^ 1);
-    asm volatile("cp.async.commit_group;" ::: "memory");
 
     float s[16];
     wgmma_begin();
@@ -84,6 +85,8 @@ __global__ void __launch_bounds__(256, 1) mla_kernel(const __grid_constant__ Mla
       for (int k = 0; k < 4; ++k)
         wgmma_32<0>(s, tile_descriptor(q_tile + c * kColumnBytes + k * 32, 16), tile_descriptor(tile + c * kColumnBytes + half * 32 * 128 + k * 32, 16), c + k > 0);
     wgmma_commit();
+    if (page + 1 < last) load_page(page + 1, stage ^ 1);  // while the matrix unit works
+    asm volatile("cp.async.commit_group;" ::: "memory");
     wgmma_finish();
 
     const int key0 = page * kPage + half * 32 + t * 2;
@@ -113,10 +116,9 @@ __global__ void __launch_bounds__(256, 1) mla_kernel(const __grid_constant__ Mla
       const float p0 = exp2f((s[j * 4] - max0) * scale), p1 = exp2f((s[j * 4 + 1] - max0) * scale);
       const float p2 = exp2f((s[j * 4 + 2] - max1) * scale), p3 = exp2f((s[j * 4 + 3] - max1) * scale);
       sum0 += p0 + p1, sum1 += p2 + p3;
-      const uint32_t unit = uint32_t(half * 4 + j);  // 8 keys of 2 bytes
-      uint8_t* score_tile = generic + 3 * kTileBytes;
-      *reinterpret_cast<uint32_t*>(score_tile + place(row0, int(unit)) + t * 4) = pack_bf16(p0, p1);
-      *reinterpret_cast<uint32_t*>(score_tile + place(row0 + 8, int(unit)) + t * 4) = pack_bf16(p2, p3);
+      uint8_t* score_tile = generic + 3 * kTileBytes;  // a unit: eight keys
+      *reinterpret_cast<uint32_t*>(score_tile + place(row0, half * 4 + j) + t * 4) = pack_bf16(p0, p1);
+      *reinterpret_cast<uint32_t*>(score_tile + place(row0 + 8, half * 4 + j) + t * 4) = pack_bf16(p2, p3);
     }
     publish_to_wgmma();
     if (__any_sync(~0u, shrink0 != 1.0f || shrink1 != 1.0f)) {
@@ -162,12 +164,12 @@ __global__ void __launch_bounds__(256, 1) mla_kernel(const __grid_constant__ Mla
   }
 }
 
-// u = Σ_p 2^(lse_p − max) u_p / Σ_p 2^(lse_p − max), parts in their order.  A warp: 256 of the 512 latents of one head of one token.
+// u = Σ_p 2^(lse_p − max) u_p / Σ_p 2^(lse_p − max), parts in their order.  A warp: 128 of the 512 latents of one head of one token.
 __global__ void __launch_bounds__(256) merge_kernel(const __grid_constant__ MlaDecode a) {
   wait_for_producers();
   let_dependents_start();
   const int warp = (blockIdx.x * 256 + threadIdx.x) / 32, lane = threadIdx.x % 32;
-  const int row = warp / 2, column = warp % 2 * 256 + lane * 8;
+  const int row = warp / 4, column = warp % 4 * 128 + lane * 4;
   if (row >= a.tokens * a.heads) return;
   const int token = row / a.heads, head = row % a.heads;
   const float* lse = a.partial + size_t(token) * a.parts * a.heads + head;
@@ -177,20 +179,20 @@ __global__ void __launch_bounds__(256) merge_kernel(const __grid_constant__ MlaD
   for (int offset = 16; offset > 0; offset >>= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, offset));
   const float w0 = exp2f(l0 - top), w1 = exp2f(l1 - top), inverse = 1.0f / warp_sum(w0 + w1);
   const float* u = a.partial + size_t(a.tokens) * a.parts * a.heads + (size_t(token) * a.parts * a.heads + head) * kLatent + column;
-  float sum[8] = {};
-#pragma unroll 4
-  for (int p = 0; p < a.parts; ++p) {
-    const float w = __shfl_sync(~0u, p < 32 ? w0 : w1, p % 32);
-    if (w == 0) continue;  // also parts without pages, whose rows nobody wrote
-    const float4* from = reinterpret_cast<const float4*>(u + size_t(p) * a.heads * kLatent);
-    const float4 x = from[0], y = from[1];
-    sum[0] += w * x.x, sum[1] += w * x.y, sum[2] += w * x.z, sum[3] += w * x.w;
-    sum[4] += w * y.x, sum[5] += w * y.y, sum[6] += w * y.z, sum[7] += w * y.w;
-  }
+  float sum[4] = {};
+  constexpr int kAhead = 8;  // loads in flight
+  for (int p = 0; p < a.parts; p += kAhead) {
+    float4 x[kAhead];
 #pragma unroll
-  for (float& s : sum) s *= inverse;
-  const uint4 packed{pack_bf16(sum[0], sum[1]), pack_bf16(sum[2], sum[3]), pack_bf16(sum[4], sum[5]), pack_bf16(sum[6], sum[7])};
-  *reinterpret_cast<uint4*>(a.u + size_t(row) * kLatent + column) = packed;
+    for (int i = 0; i < kAhead; ++i)
+      if (p + i < a.parts) x[i] = *reinterpret_cast<const float4*>(u + size_t(p + i) * a.heads * kLatent);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const float w = __shfl_sync(~0u, p + i < 32 ? w0 : w1, (p + i) % 32);
+      if (p + i < a.parts && w != 0) sum[0] += w * x[i].x, sum[1] += w * x[i].y, sum[2] += w * x[i].z, sum[3] += w * x[i].w;  // w 0: nobody wrote that row
+    }
+  }
+  *reinterpret_cast<uint2*>(a.u + size_t(row) * kLatent + column) = uint2{pack_bf16(sum[0] * inverse, sum[1] * inverse), pack_bf16(sum[2] * inverse, sum[3] * inverse)};
 }
 
 }  // namespace
@@ -200,9 +202,10 @@ int mla_parts(int tokens, int heads, int64_t max_positions) {
   int best = 1;
   int64_t best_cost = INT64_MAX;
   for (int64_t parts = 1; parts <= kMaxMlaParts && parts <= pages; ++parts) {
-    // in pages: those of one block, and two for its start and end, and what the merge reads
+    // Tenths of a microsecond, fitted to an H100: a block's start and end, its pages, what parts write and the merge reads, in megabytes and in turn.
     const int64_t waves = (blocks * parts + processors - 1) / processors;
-    const int64_t cost = waves * (2 * ((pages + parts - 1) / parts) + 4) + (parts > 1 ? 4 : 0);
+    const int64_t merge = parts > 1 ? 25 + parts * 12 / 10 + int64_t(tokens) * heads * parts / 100 : 0;
+    const int64_t cost = waves * (40 + 23 * ((pages + parts - 1) / parts)) + merge;
     if (cost < best_cost) best_cost = cost, best = int(parts);
   }
   return best;
@@ -216,7 +219,7 @@ cudaError_t mla_decode(const MlaDecode& a, cudaStream_t stream) {
   const dim3 grid(unsigned(a.parts), unsigned((a.heads + kHeads - 1) / kHeads), unsigned(a.tokens));
   const cudaError_t started = start(mla_kernel, grid, 256, kSharedBytes, stream, true, a);
   if (started != cudaSuccess || a.parts == 1) return started;
-  return start(merge_kernel, dim3(unsigned((a.tokens * a.heads * 2 + 7) / 8)), 256, 0, stream, true, a);
+  return start(merge_kernel, dim3(unsigned((a.tokens * a.heads * 4 + 7) / 8)), 256, 0, stream, true, a);
 }
 
 }  // namespace dsinfer::hopper
