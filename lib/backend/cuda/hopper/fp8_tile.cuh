@@ -1,4 +1,4 @@
-/// The kernel behind every FP8 linear of a decode step: weights are read once, by asynchronous copies that stay in flight across tiles, and meet up to 64
+/// The kernel behind every FP8 linear of a decode step: weights are read once, by asynchronous copies that stay in flight across tiles, and meet up to 128
 /// tokens in the warpgroup matrix units, as their 64-row operand.
 #pragma once
 #include <cooperative_groups.h>
@@ -25,7 +25,8 @@ struct LinearArgs {
 
 template <int kColumns>
 struct TileShape {
-  static constexpr int kGroups = 4;  // warpgroups of a block: each takes every fourth (with clusters: eighth) block of K
+  static constexpr int kGroups = kColumns > 64 ? 2 : 4;  // warpgroups of a block: they take the blocks of K in turns; 128 columns need the registers of two
+  static constexpr int kThreads = 128 * kGroups;
   static constexpr int kWeightBytes = 64 * 128, kStageBytes = kWeightBytes + kColumns * 128;
   static constexpr int kChunk = kColumns < 16 ? kColumns : 16;  // columns summed at a time
   static constexpr int kStride = 64 + 4;
@@ -35,12 +36,12 @@ struct TileShape {
 };
 
 /// y[m,n] = Σ_b sx[m,b] · sw[n/128,b] · Σ_{k in block b} x[m,k] · w[n,k], b over blocks of 128.
-/// A block: 64 rows of the weights (gated: 32 gate rows and their up rows, in turns of 8) and kColumns tokens; its four warpgroups
-/// split K, each with a ring of kStages tiles of 128 channels that its own threads fill (cp.async); kCluster blocks split K further and add through
+/// A block: 64 rows of the weights (gated: 32 gate rows and their up rows, in turns of 8) and kColumns tokens; its warpgroups split
+/// K, each with a ring of kStages tiles of 128 channels that its own threads fill (cp.async); kCluster blocks split K further and add through
 /// distributed shared memory. Each block of 128 is summed by the matrix unit (E4M3, its own accumulator), then scaled into f32.
 /// Order of sums: blocks of a warpgroup, then warpgroups, then blocks of the cluster: the same for every number of tokens.
 template <int kColumns, int kStages, int kCluster, bool kGrouped, bool kGated>
-__global__ void __launch_bounds__(512, 1) fp8_tile_kernel(const __grid_constant__ LinearArgs a) {
+__global__ void __launch_bounds__(TileShape<kColumns>::kThreads, 1) fp8_tile_kernel(const __grid_constant__ LinearArgs a) {
   using Shape = TileShape<kColumns>;
   constexpr int kGroups = Shape::kGroups, kParts = kGroups * kCluster, kTokenTiles = kColumns / 8, kStride = Shape::kStride, kChunk = Shape::kChunk;
   constexpr int kXUnits = kColumns * 8, kXLoads = (kXUnits + 127) / 128;  // 16-byte units of a token tile, and how many a thread copies
@@ -150,7 +151,7 @@ __global__ void __launch_bounds__(512, 1) fp8_tile_kernel(const __grid_constant_
   if constexpr (kGrouped) {
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) issue(s);
-  } else {  // the weights of the first stages do not wait for the kernel before; steps ≥ kStages - 1 is asked of K
+  } else {  // the weights of the first stages do not wait for the kernel before
     if (first_tile < num_tiles) {
       begin_weights();
 #pragma unroll
@@ -223,7 +224,7 @@ __global__ void __launch_bounds__(512, 1) fp8_tile_kernel(const __grid_constant_
         return v;
       };
       if constexpr (kCluster > 1) {
-        for (int i = threadIdx.x; i < here * 32; i += 512) *reinterpret_cast<float2*>(total + i / 32 * kStride + i % 32 * 2) = groups_sum(i / 32, i % 32 * 2);
+        for (int i = threadIdx.x; i < here * 32; i += Shape::kThreads) *reinterpret_cast<float2*>(total + i / 32 * kStride + i % 32 * 2) = groups_sum(i / 32, i % 32 * 2);
         cooperative_groups::this_cluster().sync();
       }
       auto whole = [&](int column, int r) {
@@ -237,7 +238,7 @@ __global__ void __launch_bounds__(512, 1) fp8_tile_kernel(const __grid_constant_
         return v;
       };
       constexpr int kPairs = kGated ? 16 : 32;
-      for (int i = threadIdx.x + rank * 512; i < here * kPairs; i += 512 * kCluster) {
+      for (int i = threadIdx.x + rank * Shape::kThreads; i < here * kPairs; i += Shape::kThreads * kCluster) {
         const int column = i / kPairs, pair = i % kPairs * 2;
         float2 y;
         if constexpr (kGated) {

@@ -20,15 +20,22 @@ __global__ void __launch_bounds__(256) absorb_kernel(bf16* q, const bf16* q_b, c
   for (int s = 0; s < kSteps; ++s) a0[s] = load_once(w + s * 32), a1[s] = load_once(w + 128 + s * 32);
   wait_for_producers();
   let_dependents_start();
-  for (int first = blockIdx.z * 32; first < min(tokens, int(blockIdx.z) * 32 + 32); first += 8) {
+  const int begin = blockIdx.z * 32, end = min(tokens, begin + 32);
+  uint4 b[kSteps];
+  auto load = [&](int first) {
     const bf16* x = q_b + (size_t(min(first + g, tokens - 1)) * heads + head) * 192 + t * 8;
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) b[s] = *reinterpret_cast<const uint4*>(x + s * 32);
+  };
+  load(begin);
+  for (int first = begin; first < end; first += 8) {
     float sum[4] = {};
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-      const uint4 b = *reinterpret_cast<const uint4*>(x + s * 32);
-      mma_bf16(sum, a0[s].x, a1[s].x, a0[s].y, a1[s].y, b.x, b.y);
-      mma_bf16(sum, a0[s].z, a1[s].z, a0[s].w, a1[s].w, b.z, b.w);
+      mma_bf16(sum, a0[s].x, a1[s].x, a0[s].y, a1[s].y, b[s].x, b[s].y);
+      mma_bf16(sum, a0[s].z, a1[s].z, a0[s].w, a1[s].w, b[s].z, b[s].w);
     }
+    if (first + 8 < end) load(first + 8);  // the next tokens arrive while these are stored
 #pragma unroll
     for (int i = 0; i < 2; ++i)
       if (const int token = first + t * 2 + i; token < tokens)
@@ -54,15 +61,22 @@ __global__ void __launch_bounds__(256) expand_kernel(uint8_t* o, float* o_scale,
   for (int s = 0; s < kSteps; ++s) a0[s] = load_once(w + s * 32), a1[s] = load_once(w + 512 + s * 32);
   wait_for_producers();
   let_dependents_start();
-  for (int first = blockIdx.y * 32; first < min(tokens, int(blockIdx.y) * 32 + 32); first += 8) {
+  const int begin = blockIdx.y * 32, end = min(tokens, begin + 32);
+  uint4 b[kSteps];
+  auto load = [&](int first) {
     const bf16* x = u + (size_t(min(first + g, tokens - 1)) * heads + head) * 512 + t * 8;
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) b[s] = *reinterpret_cast<const uint4*>(x + s * 32);
+  };
+  load(begin);
+  for (int first = begin; first < end; first += 8) {
     float sum[4] = {}, other[4] = {};
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-      const uint4 b = *reinterpret_cast<const uint4*>(x + s * 32);
-      mma_bf16(sum, a0[s].x, a1[s].x, a0[s].y, a1[s].y, b.x, b.y);
-      mma_bf16(other, a0[s].z, a1[s].z, a0[s].w, a1[s].w, b.z, b.w);
+      mma_bf16(sum, a0[s].x, a1[s].x, a0[s].y, a1[s].y, b[s].x, b[s].y);
+      mma_bf16(other, a0[s].z, a1[s].z, a0[s].w, a1[s].w, b[s].z, b[s].w);
     }
+    if (first + 8 < end) load(first + 8);  // the next tokens arrive while these are stored
     *reinterpret_cast<float2*>(&value[t * 2][row]) = make_float2(sum[0] + other[0], sum[2] + other[2]);
     *reinterpret_cast<float2*>(&value[t * 2 + 1][row]) = make_float2(sum[1] + other[1], sum[3] + other[3]);
     __syncthreads();

@@ -25,8 +25,8 @@ struct Fp8Rows {
 };
 
 /// out[m,n] = x[m,:] · w[n,:], out [M, N] bf16. K a multiple of 128 and at least 512, N of 64. Sums of 128 products in the matrix unit's
-/// own accumulator (about 14 bits below the largest), then f32. A row's bits do not depend on the other rows, nor on M, but for N ≤ 4224 and K > 4096: there K
-/// is cut otherwise for M > 64 (N ≤ 2816) or M > 16.
+/// own accumulator (about 14 bits below the largest), then f32. A row's bits do not depend on the other rows, nor on M
+/// up to 64 (where 2816 < N ≤ 4224 and K > 4096: up to 16, and from 17 to 64); above 64 K is cut otherwise.
 cudaError_t fp8_linear(bf16* out, Fp8Rows x, Fp8Weight w, int m, int n, int k, cudaStream_t stream);
 
 /// out[m,i] = silu(x · w[i,:]) · (x · w[n/2+i,:]), out [M, N/2] bf16: gate and up of a dense MLP in one.

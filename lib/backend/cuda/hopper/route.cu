@@ -24,15 +24,21 @@ __global__ void __launch_bounds__(32 * kGateWarps) gate_kernel(float* partial, c
   }
   wait_for_producers();
   let_dependents_start();
-  for (int first = 0; first < tokens; first += 8) {
+  uint4 b[kSteps];
+  auto load = [&](int first) {
     const bf16* row = x + size_t(min(first + g, tokens - 1)) * hidden + k0;
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) b[s] = *reinterpret_cast<const uint4*>(row + s * 32);
+  };
+  load(0);
+  for (int first = 0; first < tokens; first += 8) {
     float sum[4] = {};
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-      const uint4 b = *reinterpret_cast<const uint4*>(row + s * 32);
-      mma_bf16(sum, a0[s].x, a1[s].x, a0[s].y, a1[s].y, b.x, b.y);
-      mma_bf16(sum, a0[s].z, a1[s].z, a0[s].w, a1[s].w, b.z, b.w);
+      mma_bf16(sum, a0[s].x, a1[s].x, a0[s].y, a1[s].y, b[s].x, b[s].y);
+      mma_bf16(sum, a0[s].z, a1[s].z, a0[s].w, a1[s].w, b[s].z, b[s].w);
     }
+    if (first + 8 < tokens) load(first + 8);  // the next tokens arrive while these are added up
     shared[warp][t * 2][g] = sum[0], shared[warp][t * 2 + 1][g] = sum[1];
     shared[warp][t * 2][g + 8] = sum[2], shared[warp][t * 2 + 1][g + 8] = sum[3];
     __syncthreads();
