@@ -98,6 +98,21 @@ TEST_F(CheckpointTest, NamesAMissingShard) {
   EXPECT_THAT(error(), AllOf(HasSubstr("not_found: "), HasSubstr("shard " + kShard2 + " is missing")));
 }
 
+TEST_F(CheckpointTest, RefusesAFileThatChangesAfterItsHeaderWasRead) {
+  const Checkpoint checkpoint(folder_);
+  ASSERT_EQ(checkpoint.files()[1].name, kShard2);
+  checkpoint.open(1);
+  std::filesystem::last_write_time(folder_ / kShard2, std::filesystem::last_write_time(folder_ / kShard2) + std::chrono::seconds(1));
+  try {
+    checkpoint.open(1);
+    ADD_FAILURE();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Error::io);
+    EXPECT_THAT(e.what(), AllOf(HasSubstr(kShard2 + ": changed since its header was read"), HasSubstr("load again")));
+  }
+  checkpoint.open(0);
+}
+
 TEST_F(CheckpointTest, NamesATruncatedShard) {
   std::filesystem::resize_file(folder_ / kShard2, std::filesystem::file_size(folder_ / kShard2) - 1);
   EXPECT_THAT(error(), AllOf(HasSubstr("bad_format: "), HasSubstr(kShard2 + ": truncated: tensor ")));

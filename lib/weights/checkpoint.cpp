@@ -92,7 +92,7 @@ void Checkpoint::add_file(const std::string& file, const Wanted* wanted, const P
   header_hash_.add(fmt::format("{}:{}:", file, header.end));
   header_hash_.add(text);
   const int number = static_cast<int>(files_.size());
-  files_.push_back({file, source->name(), header.end, source->size() < header.end});
+  files_.push_back({file, source->name(), header.end, source->size() < header.end, source->version(), source->path() != nullptr});
   for (auto& [name, entry] : header.tensors) {
     if (wanted) {
       const auto said = wanted->find(name);
@@ -105,6 +105,18 @@ void Checkpoint::add_file(const std::string& file, const Wanted* wanted, const P
     }
     tensors_.emplace(name, Location{number, std::move(entry)});
   }
+}
+
+std::unique_ptr<Source> Checkpoint::open(int file) const {
+  const CheckpointFile& known = files_[static_cast<size_t>(file)];
+  auto source = storage_->open(known.name);
+  // A copy that was fetched meanwhile has a version of another kind.
+  const bool comparable = known.local == (source->path() != nullptr);
+  if (comparable && source->version() != known.version)
+    throw Error(Error::io, fmt::format("{}: changed since its header was read ({}, now {}); load again when nobody writes to it", source->name(), shown(known.version), shown(source->version())));
+  if (!known.cut_short && source->size() < known.size)
+    throw Error(Error::io, fmt::format("{}: is {} bytes long, its header described {}; load again when nobody writes to it", source->name(), source->size(), known.size));
+  return source;
 }
 
 const Location* Checkpoint::find(const std::string& name) const {

@@ -34,6 +34,8 @@ struct CheckpointFile {
   std::string path;         ///< with the folder, for errors
   int64_t size = 0;         ///< as its header describes it
   bool cut_short = false;   ///< the header is whole, data is missing (Headers::may_stand_alone)
+  std::string version;      ///< Source::version() when its header was read
+  bool local = false;       ///< it was a local file then
 };
 
 /// Whether files must hold the data that their headers describe.
@@ -54,7 +56,8 @@ class DSINFER_INTERNAL Checkpoint {
   const std::unordered_map<std::string, Location>& tensors() const { return tensors_; }
   const std::vector<CheckpointFile>& files() const { return files_; }
   Storage& storage() const { return *storage_; }
-  std::unique_ptr<Source> open(int file) const { return storage_->open(files_[static_cast<size_t>(file)].name); }
+  /// Throws io where the file has changed since its header was read: its tensors may lie elsewhere by now.
+  std::unique_ptr<Source> open(int file) const;
   /// Fingerprint of what must be equal on all ranks before loading: config.json's text, index, headers. Hex.
   std::string fingerprint() const;
 
