@@ -285,7 +285,7 @@ typedef struct dsinfer_load_options {
   const char* shard_cache;    /* folder of dsinfer_shards_save: a rank whose file is there and fits reads it alone; NULL: none */
   const char* download_cache; /* of hf:// files; NULL: $DSINFER_CACHE, else ~/.cache/dsinfer */
   const char* device;         /* NULL: "cpu" */
-  int64_t host_bytes;         /* staging memory of a rank at most; 0: 192 MiB */
+  int64_t host_bytes;         /* staging memory of a rank at most, 8 MiB at least; 0: 192 MiB */
   int32_t weights;            /* DSINFER_WEIGHTS_… */
   int32_t method;             /* DSINFER_READ_… */
   int32_t depth;              /* reads in flight of a rank; 0: the usual */

@@ -83,7 +83,7 @@ bool parse(int argc, char** argv, Settings& s) {
   if (!s.hashes.empty() && s.verify != "full") refuse("--hashes is compared with what --verify full finds");
   if (!s.dry_run && (s.rank >= 0 || s.ranks_per_node > 0)) refuse("--rank and --ranks-per-node belong to --dry-run; under mpirun the ranks of one host are a node");
   if (s.probe < 0 || s.probe > 600) refuse("--probe is " + std::to_string(s.probe) + ", expected 0 to 600 seconds");
-  if (s.depth > 4096) refuse("--depth is " + std::to_string(s.depth) + ", expected at most 4096");
+  if (s.depth > 1024) refuse("--depth is " + std::to_string(s.depth) + ", expected at most 1024");
   if (s.threads > 1024) refuse("--threads is " + std::to_string(s.threads) + ", expected at most 1024");
   if (s.threads > 0 && example::launcher_rank() >= 0) refuse("--threads is for one process; under mpirun the ranks are its processes");
   if (!(s.stall_timeout >= 0.1) || s.stall_timeout > 1e6) refuse("--stall-timeout is " + std::to_string(s.stall_timeout) + ", expected 0.1 seconds at least");

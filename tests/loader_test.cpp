@@ -229,6 +229,25 @@ TEST(PublicLoad, GivesTensorsByName) {
   EXPECT_EQ(tensors.count("model.layers.0.self_attn.kv_b_proj.weight#key_up"), 1u);
 }
 
+TEST(PublicLoad, RefusesLimitsThatNoLoadCanKeep) {
+  ScratchFolder folder;
+  const ModelConfig config = testing_support::write_checkpoint(folder.path(), tiny_config_json(), {});
+  const Plan plan = solve(config, PlanRequest{});
+  const auto world = single_world();
+  for (const auto& [depth, host_bytes] : {std::pair{-1, int64_t{192} << 20}, std::pair{1025, int64_t{192} << 20}, std::pair{0, int64_t{-1}}, std::pair{0, int64_t{8} << 10}}) {
+    LoadOptions options;
+    options.depth = depth, options.host_bytes = host_bytes;
+    for (const auto& begin : {std::function<void()>([&] { load(*world, folder.path(), plan, options); }), std::function<void()>([&] { plan_load(folder.path(), plan, options); })}) {
+      try {
+        begin();
+        ADD_FAILURE() << depth << " " << host_bytes;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), Error::invalid_argument);
+      }
+    }
+  }
+}
+
 TEST(PublicLoad, RefusesAPlanForOtherRanks) {
   ScratchFolder folder;
   const ModelConfig config = testing_support::write_checkpoint(folder.path(), tiny_config_json(), {});

@@ -14,6 +14,13 @@ void check_same_load(World& world, const Checkpoint& checkpoint, const Plan& pla
                             {"weights left in mapped files", options.method == ReadMethod::mmap ? "yes" : "no"}});
 }
 
+void check_options(const LoadOptions& options) {
+  constexpr int64_t kLeastStaging = int64_t{8} << 20;
+  constexpr int kMostReads = 1024;
+  if (options.host_bytes < kLeastStaging) throw Error(Error::invalid_argument, fmt::format("host_bytes is {}, expected {} at least", options.host_bytes, kLeastStaging));
+  if (options.depth < 0 || options.depth > kMostReads) throw Error(Error::invalid_argument, fmt::format("depth is {}, expected 0 (as it suits) to {}", options.depth, kMostReads));
+}
+
 void check_format(const ModelConfig& config, const std::string& model, WeightFormat weights) {
   if (config.int4 && weights != WeightFormat::as_stored)
     throw Error(Error::unsupported, fmt::format("{} holds 4-bit weights, which are loaded as stored only; leave the weights' format out", model));

@@ -11,4 +11,7 @@ DSINFER_INTERNAL void check_same_load(World& world, const Checkpoint& checkpoint
 /// Throws unsupported for a format in which the checkpoint's weights cannot be held.
 DSINFER_INTERNAL void check_format(const ModelConfig& config, const std::string& model, WeightFormat weights);
 
+/// Throws invalid_argument for limits that no load can keep.
+DSINFER_INTERNAL void check_options(const LoadOptions& options);
+
 }  // namespace dsinfer

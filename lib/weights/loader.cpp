@@ -8,6 +8,7 @@
 
 #include "comm/nodes.hpp"
 #include "weights/load_run.hpp"
+#include "weights/load_terms.hpp"
 #include "weights/rank_progress.hpp"
 #include "weights/shard_cache_load.hpp"
 
@@ -93,6 +94,7 @@ void fetch_files(World& world, const Checkpoint& checkpoint, const std::vector<i
 }  // namespace
 
 RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& plan, Backend& backend, const LoadOptions& options) {
+  check_options(options);
   const auto started = std::chrono::steady_clock::now();
   const bool in_files = options.method == ReadMethod::mmap;
   if (in_files) check_mmap(backend, options);
