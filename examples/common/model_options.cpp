@@ -8,6 +8,19 @@
 
 namespace example {
 namespace fs = std::filesystem;
+namespace {
+
+// The model's small files; while a server is waited for, Ctrl-C and what another rank met end it.
+fs::path local_words(dsinfer::World& world, const std::string& model) {
+  dsinfer::LoadOptions options;
+  options.progress = [&world, look = loading_progress(world.rank(), world.size())](const dsinfer::LoadProgress& progress) {
+    if (const std::optional<dsinfer::Error> failed = world.failure()) throw *failed;
+    return look(progress);
+  };
+  return dsinfer::local_model_files(model, options);
+}
+
+}  // namespace
 
 std::string shipped_model() {
   std::error_code none;
@@ -49,7 +62,7 @@ dsinfer::ForwardOptions ModelOptions::forward(dsinfer::World& world) const {
     else if (weights == "fp8") out.load.weights = dsinfer::WeightFormat::fp8;
     else if (weights != "stored") throw dsinfer::Error(dsinfer::Error::invalid_argument, "--weights is \"" + weights + "\", expected stored, bf16 or fp8");
     if (plan.empty()) return;
-    const dsinfer::ModelConfig config = dsinfer::held_config(dsinfer::ModelConfig::load(dsinfer::local_model_files(model)), out.load.weights);
+    const dsinfer::ModelConfig config = dsinfer::held_config(dsinfer::ModelConfig::load(local_words(world, model)), out.load.weights);
     if (fs::is_regular_file(plan)) {
       std::ifstream file(plan, std::ios::binary);
       out.plan = dsinfer::Plan::from_json(std::string(std::istreambuf_iterator<char>(file), {}), config);
@@ -64,7 +77,7 @@ std::optional<dsinfer::Tokenizer> load_tokenizer(dsinfer::World& world, const st
   std::optional<dsinfer::Tokenizer> tokenizer;
   dsinfer::in_agreement(world, [&] {
     if (world.rank() != 0) return;
-    const fs::path words = dsinfer::local_model_files(model);
+    const fs::path words = local_words(world, model);
     if (fs::exists(words / "tokenizer.json")) tokenizer = dsinfer::Tokenizer::load(words);
   });
   return tokenizer;
