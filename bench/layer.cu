@@ -1,5 +1,5 @@
-/// One decoder layer of DeepSeek-V3 on one Hopper GPU, MoE (all 256 experts) and dense, as a captured chain and part by part, beside its floors and peers.
-/// bench_layer [--out FILE.json] [--short]: --short leaves out 32k and batch 8.
+/// One decoder layer of DeepSeek-V3 on one Hopper GPU, MoE (all 256 experts) and dense, as a captured chain and part by part, beside its
+/// floors and peers. bench_layer [--out FILE.json] [--short]: --short leaves out 32k and batch 8.
 #include <cmath>
 #include <cstring>
 #include <ctime>
@@ -87,37 +87,49 @@ struct Bench {
     const auto fp8 = [](double n, double k) { return n * k + n / 128 * (k / 128) * 4; };
     const auto bf16_of = [&](const uint8_t* p) { return w.bf16_pool + (p - w.gate_up.data) / 2; };
     std::vector<Part> all;
-    auto add = [&](const char* name, double weights, double activations, double peer, const std::function<void(const uint8_t*, int)>& call, double flops = 0) {
+    auto add = [&](const char* name, double weights, double activations, double peer, const std::function<void(const uint8_t*, int)>& call,
+                   double flops = 0) {
       all.push_back({name, alone(weights, call, b.repeats), weights + activations, flops, peer});
     };
     add(moe ? "combine, add, norm, quantise" : "add, norm, quantise", 0, t * (moe ? (kTopK + 1) * row : row) + t * (8 + 1) * kHidden, 0,
         [&](const uint8_t*, int) { c.input_norm(moe); });
-    add("q_a + kv_a (2112, 7168)", fp8(kJoined, kHidden), t * (kHidden + 2 * kJoined), peer_linear(0, b.tokens), [&](const uint8_t* p, int) { c.joined(p); });
+    add("q_a + kv_a (2112, 7168)", fp8(kJoined, kHidden), t * (kHidden + 2 * kJoined), peer_linear(0, b.tokens),
+        [&](const uint8_t* p, int) { c.joined(p); });
     add("latent norms, rope, append", 0, t * 3 * kJoined, 0, [&](const uint8_t*, int r) { c.latents(r); });
-    add("q_b (24576, 1536)", fp8(kHeads * 192, kQRank), t * (kQRank + 2 * kHeads * 192), peer_linear(1, b.tokens), [&](const uint8_t* p, int) { c.q_b(p); });
-    add("absorb W_UK, rope (bf16)", 2.0 * kHeads * 512 * 128, t * kHeads * 2 * (192 + kLatentRow), 0, [&](const uint8_t* p, int) { c.absorb(bf16_of(p)); });
-    all.push_back({"MLA decode, 128 heads", graph_us(stream, std::max(4, b.repeats), [&](int i) { c.attend(i % b.repeats); }), cache_bytes + t * kHeads * 2.0 * (kLatentRow + 512),
-                   2.0 * t * kHeads * b.kv * (kLatentRow + 512), peer_mla(b.kv, b.tokens)});
-    add("expand W_UV, quantise (bf16)", 2.0 * kHeads * 512 * 128, t * kHeads * (2 * 512 + 128), 0, [&](const uint8_t* p, int) { c.expand(bf16_of(p)); });
-    add("o_proj (7168, 16384)", fp8(kHidden, kHeads * 128), t * (kHeads * 128 + row), peer_linear(2, b.tokens), [&](const uint8_t* p, int) { c.o_proj(p); });
+    add("q_b (24576, 1536)", fp8(kHeads * 192, kQRank), t * (kQRank + 2 * kHeads * 192), peer_linear(1, b.tokens),
+        [&](const uint8_t* p, int) { c.q_b(p); });
+    add("absorb W_UK, rope (bf16)", 2.0 * kHeads * 512 * 128, t * kHeads * 2 * (192 + kLatentRow), 0,
+        [&](const uint8_t* p, int) { c.absorb(bf16_of(p)); });
+    all.push_back({"MLA decode, 128 heads", graph_us(stream, std::max(4, b.repeats), [&](int i) { c.attend(i % b.repeats); }),
+                   cache_bytes + t * kHeads * 2.0 * (kLatentRow + 512), 2.0 * t * kHeads * b.kv * (kLatentRow + 512),
+                   peer_mla(b.kv, b.tokens)});
+    add("expand W_UV, quantise (bf16)", 2.0 * kHeads * 512 * 128, t * kHeads * (2 * 512 + 128), 0,
+        [&](const uint8_t* p, int) { c.expand(bf16_of(p)); });
+    add("o_proj (7168, 16384)", fp8(kHidden, kHeads * 128), t * (kHeads * 128 + row), peer_linear(2, b.tokens),
+        [&](const uint8_t* p, int) { c.o_proj(p); });
     add("add, norm, quantise", 0, t * (row * 2 + 9 * kHidden), 0, [&](const uint8_t*, int) { c.post_norm(); });
     if (moe) {
       add("gate (256, 7168) bf16", 2.0 * kExperts * kHidden, t * row, 0, [&](const uint8_t* p, int) { c.gate(bf16_of(p)); });
       add("top-k, list of runs", 0, t * kExperts * 4 * hopper::kGateParts, 0, [&](const uint8_t*, int r) { c.route(r); });
       const double experts = b.active + 1, rows = t * (kTopK + 1);
       const double shared_peer = peer_linear(3, b.tokens), shared_peer_down = peer_linear(4, b.tokens);
-      auto routed = [&](const char* name, double n, double k, double out, double peer, const std::function<void()>& call) {  // the routing of each repeat in its turn
-        const double with = graph_us(stream, b.repeats, [&](int i) { c.route(i), call(); }), without = graph_us(stream, b.repeats, [&](int i) { c.route(i); });
+      auto routed = [&](const char* name, double n, double k, double out, double peer,
+                        const std::function<void()>& call) {  // the routing of each repeat in its turn
+        const double with = graph_us(stream, b.repeats, [&](int i) { c.route(i), call(); }),
+                     without = graph_us(stream, b.repeats, [&](int i) { c.route(i); });
         all.push_back({name, with - without, experts * fp8(n, k) + rows * (k + 2 * out), 0, peer});
       };
-      routed("experts gate_up (4096, 7168), SwiGLU", 2 * kInner, kHidden, kInner, peer_experts(0, b.tokens, b.active) + shared_peer, [&] { c.gate_up(); });
+      routed("experts gate_up (4096, 7168), SwiGLU", 2 * kInner, kHidden, kInner, peer_experts(0, b.tokens, b.active) + shared_peer,
+             [&] { c.gate_up(); });
       add("quantise", 0, rows * kInner * 3, 0, [&](const uint8_t*, int) { c.quantise(int64_t(rows), kInner); });
-      routed("experts down (7168, 2048)", kHidden, kInner, kHidden, peer_experts(1, b.tokens, b.active) + shared_peer_down, [&] { c.down(); });
+      routed("experts down (7168, 2048)", kHidden, kInner, kHidden, peer_experts(1, b.tokens, b.active) + shared_peer_down,
+             [&] { c.down(); });
     } else {
       add("gate_up (36864, 7168), SwiGLU", fp8(2 * kDenseInner, kHidden), t * (kHidden + 2 * kDenseInner), peer_linear(5, b.tokens),
           [&](const uint8_t* p, int) { c.dense_gate_up(p); });
       add("quantise", 0, t * kDenseInner * 3, 0, [&](const uint8_t*, int) { c.quantise(b.tokens, kDenseInner); });
-      add("down (7168, 18432)", fp8(kHidden, kDenseInner), t * (kDenseInner + row), peer_linear(6, b.tokens), [&](const uint8_t* p, int) { c.dense_down(p); });
+      add("down (7168, 18432)", fp8(kHidden, kDenseInner), t * (kDenseInner + row), peer_linear(6, b.tokens),
+          [&](const uint8_t* p, int) { c.dense_down(p); });
     }
     return all;
   }
@@ -125,7 +137,9 @@ struct Bench {
   /// What a layer finds, drawn anew: the residual, and the outputs and routing of the layer before.
   void start_values(const Chain& c) const {
     const size_t size = size_t(c.b.tokens) * kHidden;
-    auto draw = [&](auto* p, size_t n, uint64_t seed, float sigma) { fill_kernel<<<1024, 256, 0, stream>>>(p, n, seed << 40, sigma, 0.0f); };
+    auto draw = [&](auto* p, size_t n, uint64_t seed, float sigma) {
+      fill_kernel<<<1024, 256, 0, stream>>>(p, n, seed << 40, sigma, 0.0f);
+    };
     draw(a.residual, size, 31, 1), draw(a.o, size, 36, 1);
     draw(a.logits, size_t(c.b.tokens) * kExperts * hopper::kGateParts, 39, 0.3f);
     c.route(0);
@@ -167,7 +181,8 @@ void run(const char* out_path, bool brief) {
   BENCH_CUDA(cudaDeviceSynchronize());
   const size_t two_gib = size_t(2) << 30;
   const double read_us = graph_us(bench.stream, 3, [&](int i) {
-    read_kernel<<<132 * 4, 512, 0, bench.stream>>>(reinterpret_cast<const uint4*>(bench.w.gate_up.data + size_t(i) * two_gib), two_gib / 16, reinterpret_cast<uint32_t*>(bench.a.logits));
+    read_kernel<<<132 * 4, 512, 0, bench.stream>>>(reinterpret_cast<const uint4*>(bench.w.gate_up.data + size_t(i) * two_gib), two_gib / 16,
+                                                   reinterpret_cast<uint32_t*>(bench.a.logits));
   });
   bench.read_gbs = double(two_gib) / read_us / 1e3;
 
@@ -180,15 +195,17 @@ void run(const char* out_path, bool brief) {
   std::strftime(date, sizeof date, "%Y-%m-%d", std::gmtime(&now));
   std::FILE* out = std::fopen(out_path, "w");
   if (!out) check(cudaErrorInvalidValue, "cannot write the file of --out");
-  std::fprintf(out, "{\"date\": \"%s\", \"device\": \"%s\", \"cuda_driver\": %d, \"cuda_runtime\": %d, \"read_gbs\": %.0f, \"anchor_read_gbs\": %.0f, \"cases\": [", date, device.name,
-               driver, runtime, bench.read_gbs, kAnchorReadGbs);
+  std::fprintf(out,
+               "{\"date\": \"%s\", \"device\": \"%s\", \"cuda_driver\": %d, \"cuda_runtime\": %d, \"read_gbs\": %.0f, \"anchor_read_gbs\": "
+               "%.0f, \"cases\": [",
+               date, device.name, driver, runtime, bench.read_gbs, kAnchorReadGbs);
   std::printf("%s, read %.0f GB/s\n", device.name, bench.read_gbs);
   bool first = true;
   for (const bool moe : {true, false})
     for (const int kv : {1024, 4096, 32768})
       for (const int tokens : {1, 8, 32, 128}) {
         if (brief && (kv > 4096 || tokens == 8 || (kv > 1024 && tokens > 32))) continue;
-        if (!moe && kv != 1024) continue;  // the dense layer differs in its MLP alone
+        if (!moe && kv != 1024) continue;                                       // the dense layer differs in its MLP alone
         const int64_t room = bench.pool_pages / (int64_t(tokens) * (kv / 64));  // repeats share no page: each would find what another wrote
         const Batch batch(tokens, kv, int(std::min<int64_t>(tokens <= 8 ? 6 : 3, room)), bench.pool_pages, uint64_t(tokens * 7 + kv));
         const Chain chain{bench.w, bench.a, batch, bench.cache, bench.stream};
@@ -198,15 +215,20 @@ void run(const char* out_path, bool brief) {
         const std::vector<Part> parts = bench.parts(chain, moe);
         double bytes = 0, sum = 0, floors = 0;
         for (const Part& p : parts) bytes += p.bytes, sum += p.us, floors += bench.floor_us(p.bytes, p.flops);
-        std::printf("%s batch %3d kv %5d: %.1f us a layer (parts alone %.1f, floor %.1f: %.2f), %.1f experts, %d parts, graph %s eager\n", moe ? "MoE  " : "dense", tokens, kv, total,
-                    sum, floors, floors / total, batch.active, batch.parts, same ? "equals" : "DIFFERS FROM");
+        std::printf("%s batch %3d kv %5d: %.1f us a layer (parts alone %.1f, floor %.1f: %.2f), %.1f experts, %d parts, graph %s eager\n",
+                    moe ? "MoE  " : "dense", tokens, kv, total, sum, floors, floors / total, batch.active, batch.parts,
+                    same ? "equals" : "DIFFERS FROM");
         std::fflush(stdout);
-        std::fprintf(out, "%s\n{\"layer\": \"%s\", \"batch\": %d, \"kv\": %d, \"experts_hit\": %.1f, \"mla_parts\": %d, \"graph_equals_eager\": %s, \"us\": %.2f, \"floor_us\": %.2f, \"parts\": [",
-                     first ? "" : ",", moe ? "moe" : "dense", tokens, kv, moe ? batch.active : 0.0, batch.parts, same ? "true" : "false", total, floors);
+        std::fprintf(out,
+                     "%s\n{\"layer\": \"%s\", \"batch\": %d, \"kv\": %d, \"experts_hit\": %.1f, \"mla_parts\": %d, \"graph_equals_eager\": "
+                     "%s, \"us\": %.2f, \"floor_us\": %.2f, \"parts\": [",
+                     first ? "" : ",", moe ? "moe" : "dense", tokens, kv, moe ? batch.active : 0.0, batch.parts, same ? "true" : "false",
+                     total, floors);
         first = false;
         for (size_t i = 0; i < parts.size(); ++i)
-          std::fprintf(out, "%s\n  {\"name\": \"%s\", \"us\": %.2f, \"floor_us\": %.2f, \"peer_us\": %.2f}", i ? "," : "", parts[i].name.c_str(), parts[i].us,
-                       bench.floor_us(parts[i].bytes, parts[i].flops), parts[i].peer_us * kAnchorReadGbs / bench.read_gbs);
+          std::fprintf(out, "%s\n  {\"name\": \"%s\", \"us\": %.2f, \"floor_us\": %.2f, \"peer_us\": %.2f}", i ? "," : "",
+                       parts[i].name.c_str(), parts[i].us, bench.floor_us(parts[i].bytes, parts[i].flops),
+                       parts[i].peer_us * kAnchorReadGbs / bench.read_gbs);
         std::fprintf(out, "]}");
       }
   std::fprintf(out, "\n]}\n");

@@ -22,7 +22,8 @@ inline void check(cudaError_t result, const char* what) {
 }
 #define BENCH_CUDA(call) ::dsinfer::bench::check((call), #call)
 
-constexpr int kHidden = 7168, kHeads = 128, kQRank = 1536, kLatentRow = 576, kJoined = 2112, kInner = 2048, kExperts = 256, kTopK = 8, kDenseInner = 18432;
+constexpr int kHidden = 7168, kHeads = 128, kQRank = 1536, kLatentRow = 576, kJoined = 2112, kInner = 2048, kExperts = 256, kTopK = 8,
+              kDenseInner = 18432;
 constexpr int kMaxTokens = 128;
 
 template <class T>
@@ -51,7 +52,8 @@ __device__ inline float gaussian(uint64_t i) {
 }
 template <class T>
 __global__ void fill_kernel(T* p, size_t n, uint64_t seed, float sigma, float mean) {
-  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < n; i += size_t(gridDim.x) * blockDim.x) p[i] = T(gaussian(seed + i) * sigma + mean);
+  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < n; i += size_t(gridDim.x) * blockDim.x)
+    p[i] = T(gaussian(seed + i) * sigma + mean);
 }
 template <class T>
 T* random_array(size_t size, uint64_t seed, float sigma, float mean = 0) {
@@ -63,11 +65,13 @@ T* random_array(size_t size, uint64_t seed, float sigma, float mean = 0) {
 /// Weights of sigma 0.02: E4M3 bytes of sigma 100 (so that the largest of a block come near 448) and scales around 0.0002.
 inline hopper::Fp8Weight random_weight(int64_t count, int n, int k, uint64_t seed) {
   const auto* bytes = random_array<__nv_fp8_e4m3>(size_t(count) * size_t(n) * size_t(k), seed, 100);
-  return {reinterpret_cast<const uint8_t*>(bytes), random_array<float>(size_t(count) * size_t((n + 127) / 128) * size_t(k / 128), seed + 1, 2e-5f, 2e-4f)};
+  return {reinterpret_cast<const uint8_t*>(bytes),
+          random_array<float>(size_t(count) * size_t((n + 127) / 128) * size_t(k / 128), seed + 1, 2e-5f, 2e-4f)};
 }
 
 struct LayerWeights {
-  hopper::Fp8Weight joined = random_weight(1, kJoined, kHidden, 1), q_b = random_weight(1, kHeads * 192, kQRank, 3), o = random_weight(1, kHidden, kHeads * 128, 5);
+  hopper::Fp8Weight joined = random_weight(1, kJoined, kHidden, 1), q_b = random_weight(1, kHeads * 192, kQRank, 3),
+                    o = random_weight(1, kHidden, kHeads * 128, 5);
   hopper::Fp8Weight gate_up = random_weight(kExperts, 2 * kInner, kHidden, 7), down = random_weight(kExperts, kHidden, kInner, 9);
   hopper::Fp8Weight shared_gate_up = random_weight(1, 2 * kInner, kHidden, 11), shared_down = random_weight(1, kHidden, kInner, 13);
   hopper::Fp8Weight dense_gate_up = random_weight(1, 2 * kDenseInner, kHidden, 15), dense_down = random_weight(1, kHidden, kDenseInner, 17);
@@ -79,7 +83,7 @@ struct LayerWeights {
   float* q_norm = random_array<float>(kQRank, 24, 0.1f, 1);
   float* kv_norm = random_array<float>(512, 25, 0.1f, 1);
   bf16* bf16_pool = random_array<bf16>(size_t(420) << 20, 27, 0.02f);  // what the bf16 parts move through when timed alone
-  float* rope = random_array<float>(size_t(32768) * 64, 26, 0.5f);  // any rotation costs the same
+  float* rope = random_array<float>(size_t(32768) * 64, 26, 0.5f);     // any rotation costs the same
 };
 
 /// A batch at one length: its pages, its routing (drawn uniformly, eight different experts a token), and where activations stand.
@@ -95,7 +99,8 @@ struct Batch {
       std::vector<bool> hit(kExperts, false);
       for (int t = 0; t < tokens; ++t)
         while (int(experts.size()) < (t + 1) * kTopK)
-          if (const int e = int(random() % kExperts); std::find(experts.begin() + t * kTopK, experts.end(), e) == experts.end()) experts.push_back(e), hit[size_t(e)] = true;
+          if (const int e = int(random() % kExperts); std::find(experts.begin() + t * kTopK, experts.end(), e) == experts.end())
+            experts.push_back(e), hit[size_t(e)] = true;
       active += double(std::count(hit.begin(), hit.end(), true)) / repeats;
       tables.push_back(to_device(table)), forced.push_back(to_device(experts));
     }
@@ -134,9 +139,12 @@ struct Activations {
   uint8_t* h8 = device_array<uint8_t>(std::max(kPositions * kInner, size_t(kMaxTokens) * kDenseInner));
   float* h8_scale = device_array<float>(std::max(kPositions * kInner, size_t(kMaxTokens) * kDenseInner) / 128);
   bf16* y = random_array<bf16>(kPositions * kHidden, 38, 1);
-  hopper::Routed routed{device_array<int>(size_t(kMaxTokens) * kTopK), device_array<float>(size_t(kMaxTokens) * kTopK), device_array<int>(size_t(kMaxTokens) * kTopK),
+  hopper::Routed routed{device_array<int>(size_t(kMaxTokens) * kTopK),
+                        device_array<float>(size_t(kMaxTokens) * kTopK),
+                        device_array<int>(size_t(kMaxTokens) * kTopK),
                         device_array<int>(kPositions),
-                        reinterpret_cast<hopper::ExpertRun*>(device_array<uint8_t>(size_t(hopper::max_runs(kMaxTokens, kTopK, kExperts) * hopper::kExpertRunBytes))),
+                        reinterpret_cast<hopper::ExpertRun*>(
+                            device_array<uint8_t>(size_t(hopper::max_runs(kMaxTokens, kTopK, kExperts) * hopper::kExpertRunBytes))),
                         to_device(std::vector<int>{0, 0})};
 };
 
@@ -152,13 +160,15 @@ struct Chain {
   /// The sum of the layer before (routed, or dense) joins the residual.
   void input_norm(bool moe) const {
     hopper::AddNorm n{};
-    n.residual = a.residual, n.x = moe ? a.y : a.o, n.weight = w.norm, n.q = a.q8, n.q_scale = a.q8_scale, n.shared_first = -1, n.eps = 1e-6f;
+    n.residual = a.residual, n.x = moe ? a.y : a.o, n.weight = w.norm, n.q = a.q8, n.q_scale = a.q8_scale, n.shared_first = -1,
+    n.eps = 1e-6f;
     if (moe) n.slot = a.routed.slot, n.route_weight = a.routed.weights, n.top_k = kTopK, n.shared_first = int64_t(b.tokens) * kTopK;
     BENCH_CUDA(hopper::add_norm(n, b.tokens, kHidden, stream));
   }
   void joined(const uint8_t* other = nullptr) const { linear(a.joined, a.q8, a.q8_scale, w.joined, kJoined, kHidden, other); }
   void latents(int repeat) const {
-    hopper::Latent l{a.joined, w.q_norm, w.kv_norm, w.rope, b.positions, b.tables[size_t(repeat)], cache, a.q8, a.q8_scale, b.max_pages, 1e-6f, false};
+    hopper::Latent l{a.joined, w.q_norm, w.kv_norm,  w.rope,      b.positions, b.tables[size_t(repeat)],
+                     cache,    a.q8,     a.q8_scale, b.max_pages, 1e-6f,       false};
     BENCH_CUDA(hopper::latents(l, b.tokens, stream));
   }
   void q_b(const uint8_t* other = nullptr) const { linear(a.q_b, a.q8, a.q8_scale, w.q_b, kHeads * 192, kQRank, other); }
@@ -166,7 +176,8 @@ struct Chain {
     BENCH_CUDA(hopper::absorb_query(a.q, a.q_b, other ? other : w.w_uk, w.rope, b.positions, b.tokens, kHeads, stream));
   }
   void attend(int repeat) const {
-    hopper::MlaDecode m{a.u, a.q, cache, b.tables[size_t(repeat)], b.positions, b.mla_work, b.tokens, kHeads, b.max_pages, b.parts, 0.1352337788608801f};
+    hopper::MlaDecode m{a.u,    a.q,         cache,   b.tables[size_t(repeat)], b.positions, b.mla_work, b.tokens,
+                        kHeads, b.max_pages, b.parts, 0.1352337788608801f};
     BENCH_CUDA(hopper::mla_decode(m, stream));
   }
   void expand(const bf16* other = nullptr) const {
@@ -175,22 +186,27 @@ struct Chain {
   void o_proj(const uint8_t* other = nullptr) const { linear(a.o, a.q8, a.q8_scale, w.o, kHidden, kHeads * 128, other); }
   void post_norm() const {
     hopper::AddNorm n{};
-    n.residual = a.residual, n.x = a.o, n.weight = w.norm, n.out = a.normed, n.q = a.q8, n.q_scale = a.q8_scale, n.shared_first = -1, n.eps = 1e-6f;
+    n.residual = a.residual, n.x = a.o, n.weight = w.norm, n.out = a.normed, n.q = a.q8, n.q_scale = a.q8_scale, n.shared_first = -1,
+    n.eps = 1e-6f;
     BENCH_CUDA(hopper::add_norm(n, b.tokens, kHidden, stream));
   }
   void gate(const bf16* other = nullptr) const {
     BENCH_CUDA(hopper::gate_logits(a.logits, a.normed, other ? other : w.gate, b.tokens, kExperts, kHidden, stream));
   }
-  void route(int repeat) const { BENCH_CUDA(hopper::route(a.routed, a.logits, w.bias, b.forced[size_t(repeat)], b.tokens, options, stream)); }
+  void route(int repeat) const {
+    BENCH_CUDA(hopper::route(a.routed, a.logits, w.bias, b.forced[size_t(repeat)], b.tokens, options, stream));
+  }
   void gate_up() const {
-    BENCH_CUDA(hopper::grouped_gate_up(a.h, {a.q8, a.q8_scale}, w.gate_up, w.shared_gate_up, a.routed, b.tokens, options, 2 * kInner, kHidden, stream));
+    BENCH_CUDA(hopper::grouped_gate_up(a.h, {a.q8, a.q8_scale}, w.gate_up, w.shared_gate_up, a.routed, b.tokens, options, 2 * kInner,
+                                       kHidden, stream));
   }
   void quantise(int64_t rows, int64_t width) const { BENCH_CUDA(hopper::quantise(a.h8, a.h8_scale, a.h, rows, width, false, stream)); }
   void down() const {
     BENCH_CUDA(hopper::grouped_down(a.y, {a.h8, a.h8_scale}, w.down, w.shared_down, a.routed, b.tokens, options, kHidden, kInner, stream));
   }
   void dense_gate_up(const uint8_t* other = nullptr) const {
-    BENCH_CUDA(hopper::fp8_gate_up(a.h, {a.q8, a.q8_scale}, {other ? other : w.dense_gate_up.data, w.dense_gate_up.scale}, b.tokens, 2 * kDenseInner, kHidden, stream));
+    BENCH_CUDA(hopper::fp8_gate_up(a.h, {a.q8, a.q8_scale}, {other ? other : w.dense_gate_up.data, w.dense_gate_up.scale}, b.tokens,
+                                   2 * kDenseInner, kHidden, stream));
   }
   void dense_down(const uint8_t* other = nullptr) const { linear(a.o, a.h8, a.h8_scale, w.dense_down, kHidden, kDenseInner, other); }
 

@@ -29,7 +29,9 @@ class Device {
     if (cudaMalloc(&data_, bytes() + 16) != cudaSuccess) data_ = nullptr;
     poison();
   }
-  explicit Device(const std::vector<T>& values) : Device(values.size()) { cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice); }
+  explicit Device(const std::vector<T>& values) : Device(values.size()) {
+    cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice);
+  }
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
   ~Device() { cudaFree(data_); }
@@ -54,7 +56,9 @@ __host__ __device__ inline uint32_t mix(uint64_t x) {
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
   return uint32_t((x ^ (x >> 31)) >> 16);
 }
-__host__ __device__ inline float uniform(uint64_t seed, uint64_t i) { return float(mix(seed * 0x100000001b3ull + i) >> 8) * (1.0f / 16777216.0f); }
+__host__ __device__ inline float uniform(uint64_t seed, uint64_t i) {
+  return float(mix(seed * 0x100000001b3ull + i) >> 8) * (1.0f / 16777216.0f);
+}
 /// About Gaussian, sigma 1: the sum of four uniforms.
 __host__ __device__ inline float gaussian(uint64_t seed, uint64_t i) {
   float s = 0;
@@ -64,14 +68,16 @@ __host__ __device__ inline float gaussian(uint64_t seed, uint64_t i) {
 
 template <class T>
 __global__ void fill_kernel(T* p, size_t n, uint64_t seed, float sigma, float mean) {
-  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < n; i += size_t(gridDim.x) * blockDim.x) p[i] = T(gaussian(seed, i) * sigma + mean);
+  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < n; i += size_t(gridDim.x) * blockDim.x)
+    p[i] = T(gaussian(seed, i) * sigma + mean);
 }
 template <class T>
 void fill(Device<T>& d, uint64_t seed, float sigma, float mean = 0) {
   fill_kernel<<<1024, 256>>>(static_cast<T*>(d), d.size(), seed, sigma, mean);
 }
 static __global__ void scales_kernel(float* p, size_t n, uint64_t seed, float middle) {
-  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < n; i += size_t(gridDim.x) * blockDim.x) p[i] = middle * (0.5f + uniform(seed, i));
+  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < n; i += size_t(gridDim.x) * blockDim.x)
+    p[i] = middle * (0.5f + uniform(seed, i));
 }
 inline void fill_scales(Device<float>& d, uint64_t seed, float middle) { scales_kernel<<<256, 256>>>(d, d.size(), seed, middle); }
 
@@ -91,7 +97,8 @@ double relative_error(const std::vector<A>& a, const std::vector<B>& b) {
 }
 
 /// y[m,n] of a W8A8 block linear in double precision. A thread an output.
-static __global__ void linear_reference_kernel(double* y, const uint8_t* x, const float* sx, const uint8_t* w, const float* sw, const int* rows, int m, int n, int k) {
+static __global__ void linear_reference_kernel(double* y, const uint8_t* x, const float* sx, const uint8_t* w, const float* sw,
+                                               const int* rows, int m, int n, int k) {
   const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= m * n) return;
   const int row = rows ? rows[i / n] : i / n, column = i % n, blocks = k / 128;
@@ -99,7 +106,8 @@ static __global__ void linear_reference_kernel(double* y, const uint8_t* x, cons
   for (int b = 0; b < blocks; ++b) {
     double dot = 0;
     for (int j = b * 128; j < b * 128 + 128; ++j)
-      dot += double(float(reinterpret_cast<const E4m3*>(x)[size_t(row) * k + j])) * double(float(reinterpret_cast<const E4m3*>(w)[size_t(column) * k + j]));
+      dot += double(float(reinterpret_cast<const E4m3*>(x)[size_t(row) * k + j])) *
+             double(float(reinterpret_cast<const E4m3*>(w)[size_t(column) * k + j]));
     sum += dot * double(sx[size_t(row) * blocks + b]) * double(sw[size_t(column / 128) * blocks + b]);
   }
   y[i] = sum;

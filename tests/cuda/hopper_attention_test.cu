@@ -17,8 +17,8 @@ class HopperAttention : public testing::Test {
 };
 
 /// A block a (token, head): scores, softmax and sum in double precision.
-__global__ void attention_reference_kernel(double* u, const bf16* q, const bf16* cache, const int* table, const int* positions, int heads, int max_pages, double scale,
-                                           double* scores, int max_positions) {
+__global__ void attention_reference_kernel(double* u, const bf16* q, const bf16* cache, const int* table, const int* positions, int heads,
+                                           int max_pages, double scale, double* scores, int max_positions) {
   const int head = blockIdx.x, token = blockIdx.y, n = positions[token] + 1;
   double* s = scores + (size_t(token) * heads + head) * max_positions;
   const bf16* query = q + (size_t(token) * heads + head) * 576;
@@ -44,22 +44,27 @@ TEST_F(HopperAttention, MlaDecodeEqualsDoublePrecisionAtAnyLengthAndSplit) {
     const std::vector<int> positions{0, 62, 63, 64, 200, 511, 1023, 777};
     const int tokens = int(positions.size()), max_pages = 16, pages = tokens * max_pages + 3;
     std::vector<int> table(tokens * max_pages);
-    for (size_t i = 0; i < table.size(); ++i) table[i] = int((i * 37 + 5) % size_t(pages));  // 37 and 131 share no factor: scattered, all different
+    for (size_t i = 0; i < table.size(); ++i)
+      table[i] = int((i * 37 + 5) % size_t(pages));  // 37 and 131 share no factor: scattered, all different
     Device<bf16> cache(size_t(pages) * 64 * 576), q(size_t(tokens) * heads * 576);
     fill(cache, 21, 1), fill(q, 22, 1);
     // rows past the end of a sequence hold NaN, as memory nobody wrote may
     for (int t = 0; t < tokens; ++t)
       if (const int used = positions[t] + 1; used % 64 != 0)
-        cudaMemset(static_cast<bf16*>(cache) + (size_t(table[t * max_pages + positions[t] / 64]) * 64 + used % 64) * 576, 0xff, size_t(64 - used % 64) * 576 * 2);
+        cudaMemset(static_cast<bf16*>(cache) + (size_t(table[t * max_pages + positions[t] / 64]) * 64 + used % 64) * 576, 0xff,
+                   size_t(64 - used % 64) * 576 * 2);
     Device<int> table_device(table), positions_device(positions);
     Device<double> reference(size_t(tokens) * heads * 512), scores(size_t(tokens) * heads * 1024);
     const float scale = 0.1352337788608801f / 3;  // of V3, over three: unit Gaussians would otherwise leave one key in the softmax
-    attention_reference_kernel<<<dim3(heads, tokens), 128>>>(reference, q, cache, table_device, positions_device, heads, max_pages, scale, scores, 1024);
+    attention_reference_kernel<<<dim3(heads, tokens), 128>>>(reference, q, cache, table_device, positions_device, heads, max_pages, scale,
+                                                             scores, 1024);
     const auto expected = reference.host();
     for (const int parts : {1, 2, 3, 16, 64}) {
       Device<bf16> u(size_t(tokens) * heads * 512);
       Device<uint8_t> work(size_t(hopper::mla_workspace(tokens, heads, parts)));
-      hopper::MlaDecode a{u, q, cache, table_device, positions_device, reinterpret_cast<float*>(static_cast<uint8_t*>(work)), tokens, heads, max_pages, parts, scale};
+      hopper::MlaDecode a{
+          u,     q,         cache, table_device, positions_device, reinterpret_cast<float*>(static_cast<uint8_t*>(work)), tokens,
+          heads, max_pages, parts, scale};
       ASSERT_CUDA(hopper::mla_decode(a, nullptr));
       ASSERT_CUDA(cudaDeviceSynchronize());
       const double error = relative_error(u.host(), expected);
@@ -76,7 +81,9 @@ TEST_F(HopperAttention, AbsorbedProductsEqualDoublePrecision) {
   const auto uk = w_uk.host(), uv = w_uv.host();
   std::vector<float> rope(128 * 64);
   for (int p = 0; p < 128; ++p)
-    for (int j = 0; j < 32; ++j) rope[p * 64 + 2 * j] = std::cos(p * std::pow(10000.0, -j / 32.0)), rope[p * 64 + 2 * j + 1] = std::sin(p * std::pow(10000.0, -j / 32.0));
+    for (int j = 0; j < 32; ++j)
+      rope[p * 64 + 2 * j] = std::cos(p * std::pow(10000.0, -j / 32.0)),
+                        rope[p * 64 + 2 * j + 1] = std::sin(p * std::pow(10000.0, -j / 32.0));
   Device<float> rope_device(rope);
   for (const int tokens : {1, 7, 8, 33, 65}) {
     std::vector<int> positions(tokens);
@@ -95,7 +102,7 @@ TEST_F(HopperAttention, AbsorbedProductsEqualDoublePrecision) {
     std::vector<double> q_expected;
     std::vector<float> q_got, o_got;
     std::vector<double> o_expected;
-    for (int t = 0; t < tokens; t += tokens > 8 ? 5 : 1)
+    for (int t = 0; t<tokens; t += tokens> 8 ? 5 : 1)
       for (int h = 0; h < heads; h += 9) {
         const bf16* x = &q_b_host[(size_t(t) * heads + h) * 192];
         for (int n = 0; n < 512; ++n) {
@@ -104,14 +111,17 @@ TEST_F(HopperAttention, AbsorbedProductsEqualDoublePrecision) {
           q_expected.push_back(sum), q_got.push_back(float(q_host[(size_t(t) * heads + h) * 576 + n]));
         }
         for (int j = 0; j < 32; ++j) {
-          const double c = rope[positions[t] * 64 + 2 * j], s = rope[positions[t] * 64 + 2 * j + 1], a = float(x[128 + 2 * j]), b = float(x[129 + 2 * j]);
+          const double c = rope[positions[t] * 64 + 2 * j], s = rope[positions[t] * 64 + 2 * j + 1], a = float(x[128 + 2 * j]),
+                       b = float(x[129 + 2 * j]);
           q_expected.push_back(a * c - b * s), q_expected.push_back(a * s + b * c);
-          q_got.push_back(float(q_host[(size_t(t) * heads + h) * 576 + 512 + 2 * j])), q_got.push_back(float(q_host[(size_t(t) * heads + h) * 576 + 513 + 2 * j]));
+          q_got.push_back(float(q_host[(size_t(t) * heads + h) * 576 + 512 + 2 * j])),
+              q_got.push_back(float(q_host[(size_t(t) * heads + h) * 576 + 513 + 2 * j]));
         }
         double amax = 1e-4;
         for (int n = 0; n < 128; ++n) {
           double sum = 0;
-          for (int k = 0; k < 512; ++k) sum += double(float(u_host[(size_t(t) * heads + h) * 512 + k])) * double(float(uv[(size_t(h) * 128 + n) * 512 + k]));
+          for (int k = 0; k < 512; ++k)
+            sum += double(float(u_host[(size_t(t) * heads + h) * 512 + k])) * double(float(uv[(size_t(h) * 128 + n) * 512 + k]));
           o_expected.push_back(sum), amax = std::max(amax, std::abs(sum));
           E4m3 byte;
           byte.__x = o_host[(size_t(t) * heads + h) * 128 + n];

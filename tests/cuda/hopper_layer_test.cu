@@ -1,4 +1,5 @@
-/// One MoE layer at DeepSeek-V3's true dimensions, all 256 experts, against double precision with the activation quantisation of W8A8; routing forced.
+/// One MoE layer at DeepSeek-V3's true dimensions, all 256 experts, against double precision with the activation quantisation of W8A8;
+/// routing forced.
 #include "../../bench/layer_chain.cuh"
 #include "device_data.cuh"
 
@@ -14,7 +15,8 @@ __global__ void double_linear_kernel(double* y, const double* x, const uint8_t* 
   double sum = 0;
   for (int b = 0; b < k / 128; ++b) {
     double dot = 0;
-    for (int j = b * 128; j < b * 128 + 128; ++j) dot += x[size_t(row) * k + j] * double(float(reinterpret_cast<const __nv_fp8_e4m3*>(w)[size_t(column) * k + j]));
+    for (int j = b * 128; j < b * 128 + 128; ++j)
+      dot += x[size_t(row) * k + j] * double(float(reinterpret_cast<const __nv_fp8_e4m3*>(w)[size_t(column) * k + j]));
     sum += dot * double(sw[size_t(column / 128) * (k / 128) + b]);
   }
   y[i] = sum;
@@ -77,7 +79,8 @@ void rotate(double* y, const double* x, const float* turn) {
 /// The normed, quantised input of attention to what o_proj gives.
 Rows attention(const LayerWeights& w, const Rows& x, const Batch& b, const bf16* cache) {
   const Rows joined = linear(quantised(x), w.joined, kJoined, kHidden);
-  const auto kv_norm = host_copy(w.kv_norm, 512), q_norm = host_copy(w.q_norm, kQRank), turn = host_copy(w.rope + size_t(b.kv - 1) * 64, 64);
+  const auto kv_norm = host_copy(w.kv_norm, 512), q_norm = host_copy(w.q_norm, kQRank),
+             turn = host_copy(w.rope + size_t(b.kv - 1) * 64, 64);
   const Rows latent = normed(joined.data() + kQRank, b.tokens, kJoined, 512, kv_norm);
   const Rows q_b = linear(quantised(normed(joined.data(), b.tokens, kJoined, kQRank, q_norm)), w.q_b, kHeads * 192, kQRank);
   const auto uk = host_copy(w.w_uk, size_t(kHeads) * 512 * 128), uv = host_copy(w.w_uv, size_t(kHeads) * 128 * 512);
@@ -86,7 +89,8 @@ Rows attention(const LayerWeights& w, const Rows& x, const Batch& b, const bf16*
   for (int t = 0; t < b.tokens; ++t) {
     Rows keys;
     for (int p = 0; p < b.max_pages; ++p)
-      for (const bf16 v : host_copy(cache + size_t(table[t * b.max_pages + p]) * 64 * kLatentRow, 64 * kLatentRow)) keys.push_back(double(float(v)));
+      for (const bf16 v : host_copy(cache + size_t(table[t * b.max_pages + p]) * 64 * kLatentRow, 64 * kLatentRow))
+        keys.push_back(double(float(v)));
     double* own = &keys[size_t(b.kv - 1) * kLatentRow];
     std::copy_n(&latent[size_t(t) * 512], 512, own);
     rotate(own + 512, &joined[size_t(t) * kJoined + 2048], turn.data());
@@ -126,14 +130,17 @@ Rows experts(const LayerWeights& w, const Rows& x, const Batch& b) {
     double weight[kTopK], total = 0;
     for (int k = 0; k < kTopK; ++k) {
       double logit = 0;
-      for (int i = 0; i < kHidden; ++i) logit += x[size_t(t) * kHidden + i] * double(float(gate[size_t(chosen[t * kTopK + k]) * kHidden + i]));
+      for (int i = 0; i < kHidden; ++i)
+        logit += x[size_t(t) * kHidden + i] * double(float(gate[size_t(chosen[t * kTopK + k]) * kHidden + i]));
       total += weight[k] = 1 / (1 + std::exp(-logit));
     }
     for (int k = 0; k <= kTopK; ++k) {
       const auto e = size_t(k < kTopK ? chosen[t * kTopK + k] : 0);
       const bool shared = k == kTopK;
-      const hopper::Fp8Weight up = shared ? w.shared_gate_up : hopper::Fp8Weight{w.gate_up.data + e * 2 * kInner * kHidden, w.gate_up.scale + e * 32 * 56};
-      const hopper::Fp8Weight down = shared ? w.shared_down : hopper::Fp8Weight{w.down.data + e * kHidden * kInner, w.down.scale + e * 56 * 16};
+      const hopper::Fp8Weight up =
+          shared ? w.shared_gate_up : hopper::Fp8Weight{w.gate_up.data + e * 2 * kInner * kHidden, w.gate_up.scale + e * 32 * 56};
+      const hopper::Fp8Weight down =
+          shared ? w.shared_down : hopper::Fp8Weight{w.down.data + e * kHidden * kInner, w.down.scale + e * 56 * 16};
       const Rows one = linear(quantised(swiglu(linear(token, up, 2 * kInner, kHidden))), down, kHidden, kInner);
       for (int i = 0; i < kHidden; ++i) y[size_t(t) * kHidden + i] += one[i] * (shared ? 1 : weight[k] / total * 2.5);
     }
@@ -145,7 +152,8 @@ TEST(HopperLayer, EqualsDoublePrecisionAtTheTrueDimensions) {
   if (!test::has_hopper()) GTEST_SKIP() << "no GPU: skipped (needs compute capability 9.0)";
   size_t free_bytes = 0, all_bytes = 0;
   cudaMemGetInfo(&free_bytes, &all_bytes);
-  if (free_bytes < size_t(20) << 30) GTEST_SKIP() << "skipped: a layer with all its experts needs 20 GiB of device memory, free are " << (free_bytes >> 30);
+  if (free_bytes < size_t(20) << 30)
+    GTEST_SKIP() << "skipped: a layer with all its experts needs 20 GiB of device memory, free are " << (free_bytes >> 30);
   const LayerWeights w;
   const Activations a;
   const int64_t pages = 100;
@@ -175,7 +183,8 @@ TEST(HopperLayer, EqualsDoublePrecisionAtTheTrueDimensions) {
   for (size_t i = 0; i < size; ++i) got[i] = float(after[i] - after_attention[i]);
   const double experts_error = test::relative_error(got, expected);
   std::printf("layer of true dimensions: attention %.2e, experts %.2e\n", attention_error, experts_error);
-  // Where bf16 between the kernels moves a value over a rounding edge of E4M3 it moves by a step, a sixteenth of itself: about 1 % of each quantised tensor.
+  // Where bf16 between the kernels moves a value over a rounding edge of E4M3 it moves by a step, a sixteenth of itself: about 1 % of each
+  // quantised tensor.
   EXPECT_LT(attention_error, 3e-2);
   EXPECT_LT(experts_error, 3e-2);
 }

@@ -65,7 +65,8 @@ TEST_F(HopperLinear, GivesARowTheSameBitsAloneAndInABatch) {
       const int first = 13;
       ASSERT_CUDA(hopper::fp8_linear(some, {xb + size_t(first) * shape.k, sx + first * blocks}, {wb, sw}, rows, shape.n, shape.k, nullptr));
       const auto alone = some.host();
-      EXPECT_EQ(0, std::memcmp(alone.data(), batch.data() + size_t(first) * shape.n, alone.size() * sizeof(bf16))) << "N " << shape.n << ", " << rows << " rows";
+      EXPECT_EQ(0, std::memcmp(alone.data(), batch.data() + size_t(first) * shape.n, alone.size() * sizeof(bf16)))
+          << "N " << shape.n << ", " << rows << " rows";
     }
   }
 }
@@ -85,9 +86,10 @@ TEST_P(HopperExperts, GateUpAndDownEqualDoublePrecision) {
   const int tokens = GetParam(), k = 8, pairs = tokens * k, positions = pairs + tokens;
   const int used = 12;  // experts 0 … 11 exist; the rest are never chosen
   const int hidden = 1024 * 7, inner = 2048, hb = hidden / 128, ib = inner / 128;
-  Device<E4m3> gu(size_t(used + 1) * 2 * inner * hidden), down(size_t(used + 1) * hidden * inner), x(size_t(tokens) * hidden), h8(size_t(positions) * inner);
-  Device<float> gu_scale(size_t(used + 1) * (2 * inner / 128) * hb), down_scale(size_t(used + 1) * (hidden / 128) * ib), x_scale(size_t(tokens) * hb),
-      h_scale(size_t(positions) * ib);
+  Device<E4m3> gu(size_t(used + 1) * 2 * inner * hidden), down(size_t(used + 1) * hidden * inner), x(size_t(tokens) * hidden),
+      h8(size_t(positions) * inner);
+  Device<float> gu_scale(size_t(used + 1) * (2 * inner / 128) * hb), down_scale(size_t(used + 1) * (hidden / 128) * ib),
+      x_scale(size_t(tokens) * hb), h_scale(size_t(positions) * ib);
   fill(gu, 11, 64), fill(down, 12, 64), fill(x, 13, 100);
   fill_scales(gu_scale, 14, 1.0f / 65536), fill_scales(down_scale, 15, 1.0f / 4096), fill_scales(x_scale, 16, 1.0f / 128);
   std::vector<int> forced(pairs);
@@ -108,9 +110,11 @@ TEST_P(HopperExperts, GateUpAndDownEqualDoublePrecision) {
   const hopper::Fp8Weight down_shared{bytes(down) + size_t(used) * hidden * inner, down_scale + size_t(used) * (hidden / 128) * ib};
 
   Device<bf16> h(size_t(positions) * inner), y(size_t(positions) * hidden);
-  ASSERT_CUDA(hopper::grouped_gate_up(h, {bytes(x), x_scale}, {bytes(gu), gu_scale}, gu_shared, routed, tokens, options, 2 * inner, hidden, nullptr));
+  ASSERT_CUDA(hopper::grouped_gate_up(h, {bytes(x), x_scale}, {bytes(gu), gu_scale}, gu_shared, routed, tokens, options, 2 * inner, hidden,
+                                      nullptr));
   ASSERT_CUDA(hopper::quantise(bytes(h8), h_scale, h, positions, inner, false, nullptr));
-  ASSERT_CUDA(hopper::grouped_down(y, {bytes(h8), h_scale}, {bytes(down), down_scale}, down_shared, routed, tokens, options, hidden, inner, nullptr));
+  ASSERT_CUDA(hopper::grouped_down(y, {bytes(h8), h_scale}, {bytes(down), down_scale}, down_shared, routed, tokens, options, hidden, inner,
+                                   nullptr));
   ASSERT_CUDA(cudaDeviceSynchronize());
 
   const auto slots = slot.host(), row_of = rows.host();
@@ -128,19 +132,22 @@ TEST_P(HopperExperts, GateUpAndDownEqualDoublePrecision) {
   }
   const auto h_host = h.host(), y_host = y.host();
   double worst_h = 0, worst_y = 0;
-  for (int p = 0; p < positions; p += positions > 64 ? 7 : 1) {
+  for (int p = 0; p<positions; p += positions> 64 ? 7 : 1) {
     const size_t e = size_t(expert_of[p]);
     Device<double> gate_up(2 * inner), y_reference(hidden);
     linear_reference_kernel<<<(2 * inner + 255) / 256, 256>>>(gate_up, bytes(x), x_scale, bytes(gu) + e * 2 * inner * hidden,
-                                                               gu_scale + e * (2 * inner / 128) * hb, rows + p, 1, 2 * inner, hidden);
-    linear_reference_kernel<<<(hidden + 255) / 256, 256>>>(y_reference, bytes(h8) + size_t(p) * inner, h_scale + p * ib, bytes(down) + e * hidden * inner,
-                                                            down_scale + e * (hidden / 128) * ib, nullptr, 1, hidden, inner);
+                                                              gu_scale + e * (2 * inner / 128) * hb, rows + p, 1, 2 * inner, hidden);
+    linear_reference_kernel<<<(hidden + 255) / 256, 256>>>(y_reference, bytes(h8) + size_t(p) * inner, h_scale + p * ib,
+                                                           bytes(down) + e * hidden * inner, down_scale + e * (hidden / 128) * ib, nullptr,
+                                                           1, hidden, inner);
     const auto gu_host = gate_up.host();
     std::vector<double> expected(inner);
     for (int i = 0; i < inner; ++i) expected[i] = gu_host[i] / (1 + std::exp(-gu_host[i])) * gu_host[inner + i];
-    worst_h = std::max(worst_h, relative_error(std::vector<bf16>(h_host.begin() + size_t(p) * inner, h_host.begin() + size_t(p + 1) * inner), expected));
-    worst_y = std::max(worst_y,
-                       relative_error(std::vector<bf16>(y_host.begin() + size_t(p) * hidden, y_host.begin() + size_t(p + 1) * hidden), y_reference.host()));
+    worst_h = std::max(
+        worst_h, relative_error(std::vector<bf16>(h_host.begin() + size_t(p) * inner, h_host.begin() + size_t(p + 1) * inner), expected));
+    worst_y =
+        std::max(worst_y, relative_error(std::vector<bf16>(y_host.begin() + size_t(p) * hidden, y_host.begin() + size_t(p + 1) * hidden),
+                                         y_reference.host()));
   }
   std::printf("experts, %d tokens: gate_up %.2e, down %.2e\n", tokens, worst_h, worst_y);
   EXPECT_LT(worst_h, kBf16Error);

@@ -23,13 +23,15 @@ double e4m3_value(uint8_t byte) {
   return double(float(v));
 }
 
-/// Scale and bytes of one block of 128 as DeepSeek's act_quant makes them; the bytes may differ by one step where the value lies between two within rounding.
+/// Scale and bytes of one block of 128 as DeepSeek's act_quant makes them; the bytes may differ by one step where the value lies between
+/// two within rounding.
 void expect_quantised(const double* x, const uint8_t* bytes, float scale, const std::string& where) {
   double amax = 1e-4;
   for (int i = 0; i < 128; ++i) amax = std::max(amax, std::abs(x[i]));
   EXPECT_NEAR(amax / 448, scale, amax / 448 * 1e-2) << where;
   for (int i = 0; i < 128; ++i) {
-    const double value = e4m3_value(bytes[i]) * scale, step = std::max(std::abs(x[i]) / 8, double(scale) / 512);  // one step is at most an eighth
+    const double value = e4m3_value(bytes[i]) * scale,
+                 step = std::max(std::abs(x[i]) / 8, double(scale) / 512);  // one step is at most an eighth
     ASSERT_NEAR(x[i], value, step * 0.6) << where << " channel " << i;
   }
 }
@@ -70,7 +72,8 @@ TEST_F(HopperRows, AddNormAndQuantise) {
       EXPECT_LT(relative_error(out.host(), expected), 2.5e-3);
       const auto bytes = q.host();
       const auto scales = scale.host();
-      for (int b = 0; b < tokens * dim / 128; ++b) expect_quantised(&expected[size_t(b) * 128], &bytes[size_t(b) * 128], scales[b], "block " + std::to_string(b));
+      for (int b = 0; b < tokens * dim / 128; ++b)
+        expect_quantised(&expected[size_t(b) * 128], &bytes[size_t(b) * 128], scales[b], "block " + std::to_string(b));
     }
 }
 
@@ -124,17 +127,20 @@ TEST_F(HopperRows, LatentsAreNormedRotatedAndAppended) {
     for (int i = 0; i < 1536; ++i) query[i] = float(in[i]) / std::sqrt(q_square / 1536 + 1e-6) * qn[i];
     for (int i = 0; i < 512; ++i) key[i] = float(in[1536 + i]) / std::sqrt(k_square / 512 + 1e-6) * kn[i];
     for (int j = 0; j < 32; ++j) {
-      const double c = turn[positions[t] * 64 + 2 * j], s = turn[positions[t] * 64 + 2 * j + 1], x = float(in[2048 + 2 * j]), y = float(in[2049 + 2 * j]);
+      const double c = turn[positions[t] * 64 + 2 * j], s = turn[positions[t] * 64 + 2 * j + 1], x = float(in[2048 + 2 * j]),
+                   y = float(in[2049 + 2 * j]);
       key[512 + 2 * j] = x * c - y * s, key[513 + 2 * j] = x * s + y * c;
     }
-    for (int b = 0; b < 12; ++b) expect_quantised(&query[b * 128], &bytes[size_t(t) * 1536 + b * 128], scales[t * 12 + b], "token " + std::to_string(t));
+    for (int b = 0; b < 12; ++b)
+      expect_quantised(&query[b * 128], &bytes[size_t(t) * 1536 + b * 128], scales[t * 12 + b], "token " + std::to_string(t));
     const size_t row = (size_t(table[t * max_pages + positions[t] / 64]) * 64 + positions[t] % 64) * 576;
     EXPECT_LT(relative_error(std::vector<bf16>(rows.begin() + row, rows.begin() + row + 576), key), 2.5e-3) << "token " << t;
   }
 }
 
 /// V3's gate on the host, in the order of the report: sigmoid, bias for choosing, two best of each group, top-k.
-void route_on_host(const std::vector<double>& logits, const std::vector<float>& bias, std::vector<int>& experts, std::vector<double>& weights) {
+void route_on_host(const std::vector<double>& logits, const std::vector<float>& bias, std::vector<int>& experts,
+                   std::vector<double>& weights) {
   std::vector<float> s(256), c(256);
   for (int e = 0; e < 256; ++e) s[e] = float(1 / (1 + std::exp(-logits[e]))), c[e] = s[e] + bias[e];
   std::vector<std::pair<float, int>> groups;
@@ -189,8 +195,10 @@ TEST_F(HopperRows, GateChoosesAsTheReportSays) {
       std::vector<double> expected_weights;
       route_on_host(logits, biases, expected, expected_weights);
       for (int i = 0; i < k; ++i) {
-        if (got[t * k + i] != expected[i]) ++differ;
-        else EXPECT_NEAR(expected_weights[i], got_weights[t * k + i], 1e-4);
+        if (got[t * k + i] != expected[i])
+          ++differ;
+        else
+          EXPECT_NEAR(expected_weights[i], got_weights[t * k + i], 1e-4);
       }
     }
     EXPECT_EQ(0, differ) << tokens << " tokens";

@@ -25,10 +25,13 @@ __device__ inline uint4 load_once(const void* p) {
 
 /// Four E4M3 bytes as two f16 pairs; exact.
 __device__ inline void widen(uint32_t bytes, uint32_t& low, uint32_t& high) {
-  asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.rn.f16x2.e4m3x2 %0, l;\ncvt.rn.f16x2.e4m3x2 %1, h;\n}" : "=r"(low), "=r"(high) : "r"(bytes));
+  asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.rn.f16x2.e4m3x2 %0, l;\ncvt.rn.f16x2.e4m3x2 %1, h;\n}"
+      : "=r"(low), "=r"(high)
+      : "r"(bytes));
 }
 
-/// c[16,8] += a[16,16] · b[16,8], f16 operands (E4M3 widened: products exact), f32 sums. sm_90 has no FP8 mma.sync of its own: ptxas widens that one too.
+/// c[16,8] += a[16,16] · b[16,8], f16 operands (E4M3 widened: products exact), f32 sums. sm_90 has no FP8 mma.sync of its own: ptxas widens
+/// that one too.
 __device__ inline void mma_f16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -69,7 +72,8 @@ __device__ inline float bf16_high(uint32_t v) { return __uint_as_float(v & 0xfff
 template <int kCluster = 1, class... Params, class... Args>
 cudaError_t start(void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream, bool early, Args... args) {
   if (shared_bytes > 48 * 1024) {
-    const cudaError_t raised = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+    const cudaError_t raised =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
     if (raised != cudaSuccess) return raised;
   }
   cudaLaunchAttribute attributes[2]{};

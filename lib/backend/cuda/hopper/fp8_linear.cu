@@ -11,12 +11,12 @@ cudaError_t tile_linear(const LinearArgs& a, int64_t runs, cudaStream_t stream) 
   if (a.n % 64 != 0 || a.k % 128 != 0 || a.k / 128 < TileShape<kColumns>::kGroups * kCluster) return cudaErrorInvalidValue;
   const int64_t tiles = int64_t(a.n / 64) * runs, resident = multiprocessors() / kCluster;
   const auto blocks = unsigned((tiles < resident ? tiles : resident) * kCluster);
-  return start<kCluster>(fp8_tile_kernel<kColumns, kStages, kCluster, kGrouped, kGated>, dim3(blocks), TileShape<kColumns>::kThreads, TileShape<kColumns>::shared_bytes(kStages), stream, true,
-                         a);
+  return start<kCluster>(fp8_tile_kernel<kColumns, kStages, kCluster, kGrouped, kGated>, dim3(blocks), TileShape<kColumns>::kThreads,
+                         TileShape<kColumns>::shared_bytes(kStages), stream, true, a);
 }
 
-// Shapes by measurement on an H100 (bench/README.md): columns just hold the tokens; as many stages as shared memory has room for, or one less.
-// A matrix with fewer row tiles than multiprocessors is cut along K over clusters, while its tokens are few.
+// Shapes by measurement on an H100 (bench/README.md): columns just hold the tokens; as many stages as shared memory has room for, or one
+// less. A matrix with fewer row tiles than multiprocessors is cut along K over clusters, while its tokens are few.
 template <bool kGated>
 cudaError_t dense(const LinearArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return cudaSuccess;
@@ -33,7 +33,8 @@ cudaError_t dense(const LinearArgs& a, cudaStream_t stream) {
   if (a.tokens <= 16) return tile_linear<16, 5, 1, false, kGated>(a, 1, stream);
   if (a.tokens <= 32) return tile_linear<32, 4, 1, false, kGated>(a, 1, stream);
   if (a.tokens <= 64) return tile_linear<64, 3, 1, false, kGated>(a, 1, stream);
-  if (a.n / 64 <= 44 && a.k > 4096) return tile_linear<64, 3, 1, false, kGated>(a, (a.tokens + 63) / 64, stream);  // 15.5 us at 128 tokens; 23 with 128 columns
+  if (a.n / 64 <= 44 && a.k > 4096)
+    return tile_linear<64, 3, 1, false, kGated>(a, (a.tokens + 63) / 64, stream);  // 15.5 us at 128 tokens; 23 with 128 columns
   return tile_linear<128, 4, 1, false, kGated>(a, (a.tokens + 127) / 128, stream);
 }
 
@@ -41,7 +42,7 @@ template <bool kGated>
 cudaError_t grouped(const LinearArgs& a, const RouteOptions& options, cudaStream_t stream) {
   if (a.tokens == 0) return cudaSuccess;
   const int64_t runs = max_runs(a.tokens, options.top_k, options.experts);
-  if (a.tokens <= 8) return tile_linear<8, kGated ? 4 : 5, 1, true, kGated>(a, runs, stream);
+  if (a.tokens <= 8) return tile_linear < 8, kGated ? 4 : 5, 1, true, kGated > (a, runs, stream);
   return tile_linear<kRunTokens, 3, 1, true, kGated>(a, runs, stream);
 }
 
@@ -62,16 +63,16 @@ cudaError_t fp8_gate_up(bf16* out, Fp8Rows x, Fp8Weight w, int m, int n, int k, 
   return dense<true>(arguments(out, x, w, m, n, k), stream);
 }
 
-cudaError_t grouped_gate_up(bf16* h, Fp8Rows x, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens, const RouteOptions& options, int n, int k,
-                            cudaStream_t stream) {
+cudaError_t grouped_gate_up(bf16* h, Fp8Rows x, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens,
+                            const RouteOptions& options, int n, int k, cudaStream_t stream) {
   LinearArgs a = arguments(h, x, w, tokens, n, k);
   a.shared_w = shared.data, a.shared_scale = shared.scale, a.runs = routed.runs, a.num_runs = routed.num_runs, a.rows = routed.rows;
   a.experts = options.experts;
   return grouped<true>(a, options, stream);
 }
 
-cudaError_t grouped_down(bf16* y, Fp8Rows h, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens, const RouteOptions& options, int n, int k,
-                         cudaStream_t stream) {
+cudaError_t grouped_down(bf16* y, Fp8Rows h, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens, const RouteOptions& options,
+                         int n, int k, cudaStream_t stream) {
   LinearArgs a = arguments(y, h, w, tokens, n, k);
   a.shared_w = shared.data, a.shared_scale = shared.scale, a.runs = routed.runs, a.num_runs = routed.num_runs;
   a.experts = options.experts;

@@ -1,5 +1,5 @@
-/// The kernel behind every FP8 linear of a decode step: weights are read once, by asynchronous copies that stay in flight across tiles, and meet up to 128
-/// tokens in the warpgroup matrix units, as their 64-row operand.
+/// The kernel behind every FP8 linear of a decode step: weights are read once, by asynchronous copies that stay in flight across tiles, and
+/// meet up to 128 tokens in the warpgroup matrix units, as their 64-row operand.
 #pragma once
 #include <cooperative_groups.h>
 
@@ -10,46 +10,50 @@
 namespace dsinfer::hopper {
 
 struct LinearArgs {
-  bf16* out;                 // plain: [positions, N]; gated: [positions, N/2] = silu(gate) · up
-  const uint8_t* x;          // [rows, K] e4m3
-  const float* x_scale;      // [rows, K/128]
-  const uint8_t* w;          // [experts, N, K] e4m3
-  const float* w_scale;      // [experts, ceil(N/128), K/128]
-  const uint8_t* shared_w;   // [N, K]: expert number `experts`, where there is one
+  bf16* out;                // plain: [positions, N]; gated: [positions, N/2] = silu(gate) · up
+  const uint8_t* x;         // [rows, K] e4m3
+  const float* x_scale;     // [rows, K/128]
+  const uint8_t* w;         // [experts, N, K] e4m3
+  const float* w_scale;     // [experts, ceil(N/128), K/128]
+  const uint8_t* shared_w;  // [N, K]: expert number `experts`, where there is one
   const float* shared_scale;
-  const ExpertRun* runs;     // grouped: [*num_runs]
+  const ExpertRun* runs;  // grouped: [*num_runs]
   const int* num_runs;
-  const int* rows;           // grouped: row of x of each position, or null where x is in the order of positions
+  const int* rows;  // grouped: row of x of each position, or null where x is in the order of positions
   int tokens, n, k, experts;
 };
 
 template <int kColumns>
 struct TileShape {
-  static constexpr int kGroups = kColumns > 64 ? 2 : 4;  // warpgroups of a block: they take the blocks of K in turns; 128 columns need the registers of two
+  static constexpr int kGroups =
+      kColumns > 64 ? 2 : 4;  // warpgroups of a block: they take the blocks of K in turns; 128 columns need the registers of two
   static constexpr int kThreads = 128 * kGroups;
   static constexpr int kWeightBytes = 64 * 128, kStageBytes = kWeightBytes + kColumns * 128;
   static constexpr int kChunk = kColumns < 16 ? kColumns : 16;  // columns summed at a time
   static constexpr int kStride = 64 + 4;
   static constexpr size_t shared_bytes(int stages) {
-    return 1024 + size_t(kGroups) * stages * (kStageBytes + kColumns * sizeof(float)) + size_t(kGroups + 1) * kChunk * kStride * sizeof(float);
+    return 1024 + size_t(kGroups) * stages * (kStageBytes + kColumns * sizeof(float)) +
+           size_t(kGroups + 1) * kChunk * kStride * sizeof(float);
   }
 };
 
 /// y[m,n] = Σ_b sx[m,b] · sw[n/128,b] · Σ_{k in block b} x[m,k] · w[n,k], b over blocks of 128.
 /// A block: 64 rows of the weights (gated: 32 gate rows and their up rows, in turns of 8) and kColumns tokens; its warpgroups split
-/// K, each with a ring of kStages tiles of 128 channels that its own threads fill (cp.async); kCluster blocks split K further and add through
-/// distributed shared memory. Each block of 128 is summed by the matrix unit (E4M3, its own accumulator), then scaled into f32.
+/// K, each with a ring of kStages tiles of 128 channels that its own threads fill (cp.async); kCluster blocks split K further and add
+/// through distributed shared memory. Each block of 128 is summed by the matrix unit (E4M3, its own accumulator), then scaled into f32.
 /// Order of sums: blocks of a warpgroup, then warpgroups, then blocks of the cluster: the same for every number of tokens.
 template <int kColumns, int kStages, int kCluster, bool kGrouped, bool kGated>
 __global__ void __launch_bounds__(TileShape<kColumns>::kThreads, 1) fp8_tile_kernel(const __grid_constant__ LinearArgs a) {
   using Shape = TileShape<kColumns>;
-  constexpr int kGroups = Shape::kGroups, kParts = kGroups * kCluster, kTokenTiles = kColumns / 8, kStride = Shape::kStride, kChunk = Shape::kChunk;
+  constexpr int kGroups = Shape::kGroups, kParts = kGroups * kCluster, kTokenTiles = kColumns / 8, kStride = Shape::kStride,
+                kChunk = Shape::kChunk;
   constexpr int kXUnits = kColumns * 8, kXLoads = (kXUnits + 127) / 128;  // 16-byte units of a token tile, and how many a thread copies
   extern __shared__ uint8_t raw[];
   const uint32_t raw_address = uint32_t(__cvta_generic_to_shared(raw)), base = (raw_address + 1023) / 1024 * 1024;
-  float* const scales = reinterpret_cast<float*>(raw + (base - raw_address) + size_t(kGroups) * kStages * Shape::kStageBytes);  // [group][stage][column]
-  float* const partial = scales + kGroups * kStages * kColumns;                                                               // [group][chunk column][kStride]
-  float* const total = partial + kGroups * kChunk * kStride;                                                                  // [chunk column][kStride]
+  float* const scales =
+      reinterpret_cast<float*>(raw + (base - raw_address) + size_t(kGroups) * kStages * Shape::kStageBytes);  // [group][stage][column]
+  float* const partial = scales + kGroups * kStages * kColumns;  // [group][chunk column][kStride]
+  float* const total = partial + kGroups * kChunk * kStride;     // [chunk column][kStride]
 
   const int group = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int rank = kCluster > 1 ? int(blockIdx.x % kCluster) : 0, first_tile = blockIdx.x / kCluster, tile_step = gridDim.x / kCluster;
@@ -133,10 +137,12 @@ __global__ void __launch_bounds__(TileShape<kColumns>::kThreads, 1) fp8_tile_ker
 #pragma unroll
     for (int i = 0; i < kXLoads; ++i) {
       const int row = thread / 8 + 16 * i;
-      if (kXUnits >= 128 || thread < kXUnits) copy16(to + row * 128 + ((unit ^ (row % 8)) * 16), x_from[i] + size_t(step) * kParts * 128, x_valid >> i & 1);
+      if (kXUnits >= 128 || thread < kXUnits)
+        copy16(to + row * 128 + ((unit ^ (row % 8)) * 16), x_from[i] + size_t(step) * kParts * 128, x_valid >> i & 1);
     }
     if (thread < kColumns)
-      asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(my_scales_address + uint32_t(stage * kColumns + thread) * 4), "l"(scale_from + size_t(step) * kParts)
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(my_scales_address + uint32_t(stage * kColumns + thread) * 4),
+                   "l"(scale_from + size_t(step) * kParts)
                    : "memory");
   };
   auto commit = [] { asm volatile("cp.async.commit_group;" ::: "memory"); };
@@ -162,8 +168,10 @@ __global__ void __launch_bounds__(TileShape<kColumns>::kThreads, 1) fp8_tile_ker
     if (first_tile < num_tiles) begin_tokens();
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) {
-      if (first_tile < num_tiles && s < steps) copy_tokens(s, s), ++issue_step;
-      else if (s >= steps) issue(s);  // short K: the ring runs into the next tile
+      if (first_tile < num_tiles && s < steps)
+        copy_tokens(s, s), ++issue_step;
+      else if (s >= steps)
+        issue(s);  // short K: the ring runs into the next tile
       if (s < steps) commit();
       if (issue_step == steps) issue_step = 0, issue_tile += tile_step;
     }
@@ -224,7 +232,8 @@ __global__ void __launch_bounds__(TileShape<kColumns>::kThreads, 1) fp8_tile_ker
         return v;
       };
       if constexpr (kCluster > 1) {
-        for (int i = threadIdx.x; i < here * 32; i += Shape::kThreads) *reinterpret_cast<float2*>(total + i / 32 * kStride + i % 32 * 2) = groups_sum(i / 32, i % 32 * 2);
+        for (int i = threadIdx.x; i < here * 32; i += Shape::kThreads)
+          *reinterpret_cast<float2*>(total + i / 32 * kStride + i % 32 * 2) = groups_sum(i / 32, i % 32 * 2);
         cooperative_groups::this_cluster().sync();
       }
       auto whole = [&](int column, int r) {
@@ -232,7 +241,8 @@ __global__ void __launch_bounds__(TileShape<kColumns>::kThreads, 1) fp8_tile_ker
         float2 v{0, 0};
 #pragma unroll
         for (int i = 0; i < kCluster; ++i) {
-          const float2 q = *reinterpret_cast<const float2*>(cooperative_groups::this_cluster().map_shared_rank(total, i) + column * kStride + r);
+          const float2 q =
+              *reinterpret_cast<const float2*>(cooperative_groups::this_cluster().map_shared_rank(total, i) + column * kStride + r);
           v.x += q.x, v.y += q.y;
         }
         return v;

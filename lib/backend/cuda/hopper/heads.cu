@@ -5,12 +5,14 @@
 namespace dsinfer::hopper {
 namespace {
 
-/// Weight rows of a warp's tensor-core tile: row g of the tile is row 2g, row g + 8 is row 2g + 1, so that a lane's two sums of a token are neighbours.
+/// Weight rows of a warp's tensor-core tile: row g of the tile is row 2g, row g + 8 is row 2g + 1, so that a lane's two sums of a token are
+/// neighbours.
 __device__ int tile_row(int warp, int g) { return warp * 16 + g * 2; }
 
-// q[t,h,n] = Σ_k w_uk[h,n,k] · q_b[t,h,k].  A block: 128 of the 512 rows of one head, 16 a warp, in registers for all its tokens; block 0 of a head also turns
-// the head's 64 rope channels.
-__global__ void __launch_bounds__(256) absorb_kernel(bf16* q, const bf16* q_b, const bf16* w_uk, const float* rope, const int* positions, int tokens, int heads) {
+// q[t,h,n] = Σ_k w_uk[h,n,k] · q_b[t,h,k].  A block: 128 of the 512 rows of one head, 16 a warp, in registers for all its tokens; block 0
+// of a head also turns the head's 64 rope channels.
+__global__ void __launch_bounds__(256)
+    absorb_kernel(bf16* q, const bf16* q_b, const bf16* w_uk, const float* rope, const int* positions, int tokens, int heads) {
   constexpr int kSteps = 4;  // of 32 channels
   const int head = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int row = blockIdx.y * 128 + tile_row(warp, g);
@@ -44,13 +46,16 @@ __global__ void __launch_bounds__(256) absorb_kernel(bf16* q, const bf16* q_b, c
       const float2 turn = reinterpret_cast<const float2*>(rope + size_t(positions[token]) * 64)[lane];
       const uint32_t xy = reinterpret_cast<const uint32_t*>(q_b + (size_t(token) * heads + head) * 192 + 128)[lane];
       const float u = bf16_low(xy), v = bf16_high(xy);
-      reinterpret_cast<uint32_t*>(q + (size_t(token) * heads + head) * 576 + 512)[lane] = pack_bf16(u * turn.x - v * turn.y, u * turn.y + v * turn.x);
+      reinterpret_cast<uint32_t*>(q + (size_t(token) * heads + head) * 576 + 512)[lane] =
+          pack_bf16(u * turn.x - v * turn.y, u * turn.y + v * turn.x);
     }
   }
 }
 
-// o[t,h,n] = Σ_k w_uv[h,n,k] · u[t,h,k], quantised: the 128 values of a head are one block of o_proj's input.  A block a head (and 32 tokens), 16 rows a warp.
-__global__ void __launch_bounds__(256) expand_kernel(uint8_t* o, float* o_scale, const bf16* u, const bf16* w_uv, int tokens, int heads, bool ue8m0) {
+// o[t,h,n] = Σ_k w_uv[h,n,k] · u[t,h,k], quantised: the 128 values of a head are one block of o_proj's input.  A block a head (and 32
+// tokens), 16 rows a warp.
+__global__ void __launch_bounds__(256)
+    expand_kernel(uint8_t* o, float* o_scale, const bf16* u, const bf16* w_uv, int tokens, int heads, bool ue8m0) {
   constexpr int kSteps = 16;
   __shared__ float value[8][128 + 8];
   const int head = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -95,14 +100,18 @@ __global__ void __launch_bounds__(256) expand_kernel(uint8_t* o, float* o_scale,
 
 }  // namespace
 
-cudaError_t absorb_query(bf16* q, const bf16* q_b, const bf16* w_uk, const float* rope, const int* positions, int tokens, int heads, cudaStream_t stream) {
+cudaError_t absorb_query(bf16* q, const bf16* q_b, const bf16* w_uk, const float* rope, const int* positions, int tokens, int heads,
+                         cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
-  return start(absorb_kernel, dim3(unsigned(heads), 4, unsigned((tokens + 31) / 32)), 256, 0, stream, true, q, q_b, w_uk, rope, positions, tokens, heads);
+  return start(absorb_kernel, dim3(unsigned(heads), 4, unsigned((tokens + 31) / 32)), 256, 0, stream, true, q, q_b, w_uk, rope, positions,
+               tokens, heads);
 }
 
-cudaError_t expand_values(uint8_t* o, float* o_scale, const bf16* u, const bf16* w_uv, int tokens, int heads, bool ue8m0, cudaStream_t stream) {
+cudaError_t expand_values(uint8_t* o, float* o_scale, const bf16* u, const bf16* w_uv, int tokens, int heads, bool ue8m0,
+                          cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
-  return start(expand_kernel, dim3(unsigned(heads), unsigned((tokens + 31) / 32)), 256, 0, stream, true, o, o_scale, u, w_uv, tokens, heads, ue8m0);
+  return start(expand_kernel, dim3(unsigned(heads), unsigned((tokens + 31) / 32)), 256, 0, stream, true, o, o_scale, u, w_uv, tokens, heads,
+               ue8m0);
 }
 
 }  // namespace dsinfer::hopper

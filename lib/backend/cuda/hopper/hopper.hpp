@@ -1,7 +1,8 @@
 /// Kernels for Hopper (sm_90a) at DeepSeek-V3's dimensions, for the decode step: raw device pointers, dimensions, a stream.
-/// Nothing here allocates or synchronises; every call may be captured in a graph, and each starts as a programmatic dependent of the call before it on the
-/// stream (weights may be read before that one ends, everything else after). Wrong dimensions: cudaErrorInvalidValue. No tokens: nothing is done.
-/// Activations between kernels are bf16, the residual f32. "Quantised": E4M3 bytes [rows, K] and f32 scales [rows, K/128], one per 1×128 block.
+/// Nothing here allocates or synchronises; every call may be captured in a graph, and each starts as a programmatic dependent of the call
+/// before it on the stream (weights may be read before that one ends, everything else after). Wrong dimensions: cudaErrorInvalidValue. No
+/// tokens: nothing is done. Activations between kernels are bf16, the residual f32. "Quantised": E4M3 bytes [rows, K] and f32 scales [rows,
+/// K/128], one per 1×128 block.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -37,12 +38,12 @@ struct ExpertRun;
 
 /// The routed tokens of one layer, made on the device by `route`.
 struct Routed {
-  int* experts;        // [T, k] chosen, by score descending, ties to the lower index
-  float* weights;      // [T, k]
-  int* slot;           // [T, k] position of the pair
-  int* rows;           // [T·k + T] token of each position; the last T are 0 … T-1, for the shared expert
-  ExpertRun* runs;     // [max_runs(T, k, E)] compact; the shared expert's first
-  int* num_runs;       // [2]: how many; and a count of blocks, 0 before the first call and after each
+  int* experts;     // [T, k] chosen, by score descending, ties to the lower index
+  float* weights;   // [T, k]
+  int* slot;        // [T, k] position of the pair
+  int* rows;        // [T·k + T] token of each position; the last T are 0 … T-1, for the shared expert
+  ExpertRun* runs;  // [max_runs(T, k, E)] compact; the shared expert's first
+  int* num_runs;    // [2]: how many; and a count of blocks, 0 before the first call and after each
 };
 
 /// Bytes of one ExpertRun, and the most of them that T tokens can need.
@@ -56,32 +57,35 @@ struct RouteOptions {
   bool shared = true;  // the shared expert joins the runs as expert number `experts`, one position a token after the routed ones
 };
 
-/// logits of V3's gate: partial [kGateParts, T, E] f32 to be added in order; x [T, H] bf16, w [E, H] bf16. E a multiple of 128, H of 128 · kGateParts · 7.
+/// logits of V3's gate: partial [kGateParts, T, E] f32 to be added in order; x [T, H] bf16, w [E, H] bf16. E a multiple of 128, H of 128 ·
+/// kGateParts · 7.
 constexpr int kGateParts = 8;
 cudaError_t gate_logits(float* partial, const bf16* x, const bf16* w, int tokens, int experts, int hidden, cudaStream_t stream);
 
-/// Sigmoid, bias for choosing only, groups by the sum of their two best, top-k, weights; then the compact list of runs. bias [E] f32. T ≤ 512, E = 256, 8 groups, top_k ≤ 32.
-/// Forced routing (tests, benches): give `forced` [T, k], then weights still come from the logits.
-cudaError_t route(const Routed& out, const float* partial, const float* bias, const int* forced, int tokens, const RouteOptions& options, cudaStream_t stream);
+/// Sigmoid, bias for choosing only, groups by the sum of their two best, top-k, weights; then the compact list of runs. bias [E] f32. T ≤
+/// 512, E = 256, 8 groups, top_k ≤ 32. Forced routing (tests, benches): give `forced` [T, k], then weights still come from the logits.
+cudaError_t route(const Routed& out, const float* partial, const float* bias, const int* forced, int tokens, const RouteOptions& options,
+                  cudaStream_t stream);
 
-/// h[p,:] = silu(gate) · up of x[rows[p]] through the expert of position p. h [positions, N/2] bf16. w [E, N, K], shared [N, K] (null without one).
-cudaError_t grouped_gate_up(bf16* h, Fp8Rows x, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens, const RouteOptions& options, int n, int k,
-                            cudaStream_t stream);
+/// h[p,:] = silu(gate) · up of x[rows[p]] through the expert of position p. h [positions, N/2] bf16. w [E, N, K], shared [N, K] (null
+/// without one).
+cudaError_t grouped_gate_up(bf16* h, Fp8Rows x, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens,
+                            const RouteOptions& options, int n, int k, cudaStream_t stream);
 /// y[p,:] = h[p] · wᵀ of the expert of position p. y [positions, N] bf16; h quantised [positions, K].
-cudaError_t grouped_down(bf16* y, Fp8Rows h, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens, const RouteOptions& options, int n, int k,
-                         cudaStream_t stream);
+cudaError_t grouped_down(bf16* y, Fp8Rows h, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens, const RouteOptions& options,
+                         int n, int k, cudaStream_t stream);
 
 /// residual += x (or the weighted sum of the experts' rows); out = rms_norm(residual) · weight, and the same quantised. dim 7168.
 struct AddNorm {
-  float* residual;              // [T, dim], in and out
-  const bf16* x;                // [T, dim]; with `slot`: y of grouped_down [positions, dim]; null: nothing is added
-  const float* weight;          // [dim]
-  bf16* out;                    // [T, dim] or null
-  uint8_t* q;                   // [T, dim] or null
-  float* q_scale;               // [T, dim/128]
-  const int* slot;              // [T, top_k] or null
-  const float* route_weight;    // [T, top_k]
-  int64_t shared_first;         // position of the shared expert's row of token 0, or -1
+  float* residual;            // [T, dim], in and out
+  const bf16* x;              // [T, dim]; with `slot`: y of grouped_down [positions, dim]; null: nothing is added
+  const float* weight;        // [dim]
+  bf16* out;                  // [T, dim] or null
+  uint8_t* q;                 // [T, dim] or null
+  float* q_scale;             // [T, dim/128]
+  const int* slot;            // [T, top_k] or null
+  const float* route_weight;  // [T, top_k]
+  int64_t shared_first;       // position of the shared expert's row of token 0, or -1
   int top_k;
   float eps;
   bool ue8m0;
@@ -91,30 +95,32 @@ cudaError_t add_norm(const AddNorm& a, int tokens, int dim, cudaStream_t stream)
 /// x [rows, dim] bf16 to quantised. dim a multiple of 128.
 cudaError_t quantise(uint8_t* q, float* scale, const bf16* x, int64_t rows, int64_t dim, bool ue8m0, cudaStream_t stream);
 
-/// What follows the joined q_a + kv_a product [T, 1536 + 512 + 64]: the query latents normed and quantised; the cached latents normed, the rope key rotated
-/// (interleaved pairs), both appended to the token's page slot.
+/// What follows the joined q_a + kv_a product [T, 1536 + 512 + 64]: the query latents normed and quantised; the cached latents normed, the
+/// rope key rotated (interleaved pairs), both appended to the token's page slot.
 struct Latent {
-  const bf16* a;               // [T, 2112]
-  const float* q_norm;         // [1536]
-  const float* kv_norm;        // [512]
-  const float* rope;           // [max_positions, 64]: cos, sin of pair j at 2j, 2j+1
-  const int* positions;        // [T]
-  const int* block_table;      // [T, max_pages]
-  bf16* cache;                 // [pages, 64, 576]
-  uint8_t* q;                  // [T, 1536]
-  float* q_scale;              // [T, 12]
+  const bf16* a;           // [T, 2112]
+  const float* q_norm;     // [1536]
+  const float* kv_norm;    // [512]
+  const float* rope;       // [max_positions, 64]: cos, sin of pair j at 2j, 2j+1
+  const int* positions;    // [T]
+  const int* block_table;  // [T, max_pages]
+  bf16* cache;             // [pages, 64, 576]
+  uint8_t* q;              // [T, 1536]
+  float* q_scale;          // [T, 12]
   int max_pages;
   float eps;
   bool ue8m0;
 };
 cudaError_t latents(const Latent& a, int tokens, cudaStream_t stream);
 
-/// q of the absorbed form [T, 128, 576]: q[t,h,:512] = w_uk[h] · q_b[t,h,:128], q[t,h,512:] = q_b[t,h,128:192] rotated. q_b [T, 128 · 192] bf16;
-/// w_uk [128, 512, 128] bf16.
-cudaError_t absorb_query(bf16* q, const bf16* q_b, const bf16* w_uk, const float* rope, const int* positions, int tokens, int heads, cudaStream_t stream);
+/// q of the absorbed form [T, 128, 576]: q[t,h,:512] = w_uk[h] · q_b[t,h,:128], q[t,h,512:] = q_b[t,h,128:192] rotated. q_b [T, 128 · 192]
+/// bf16; w_uk [128, 512, 128] bf16.
+cudaError_t absorb_query(bf16* q, const bf16* q_b, const bf16* w_uk, const float* rope, const int* positions, int tokens, int heads,
+                         cudaStream_t stream);
 
 /// Quantised o [T, heads · 128]: o[t,h,:] = w_uv[h] · u[t,h,:]; one scale a head. u [T, heads, 512] bf16, w_uv [heads, 128, 512] bf16.
-cudaError_t expand_values(uint8_t* o, float* o_scale, const bf16* u, const bf16* w_uv, int tokens, int heads, bool ue8m0, cudaStream_t stream);
+cudaError_t expand_values(uint8_t* o, float* o_scale, const bf16* u, const bf16* w_uv, int tokens, int heads, bool ue8m0,
+                          cudaStream_t stream);
 
 /// Absorbed attention over the paged latent cache: u[t,h,:] = Σ_s softmax_s(scale · q[t,h]·c[s]) c[s,:512], s ≤ positions[t].
 struct MlaDecode {
@@ -125,7 +131,7 @@ struct MlaDecode {
   const int* positions;    // [T]
   float* partial;          // mla_workspace bytes
   int tokens, heads, max_pages;
-  int parts;               // 1 … kMaxMlaParts: each token's pages are cut into that many equal runs; fixed per bucket, so that graphs can replay
+  int parts;  // 1 … kMaxMlaParts: each token's pages are cut into that many equal runs; fixed per bucket, so that graphs can replay
   float scale;
 };
 constexpr int kMaxMlaParts = 64;

@@ -19,7 +19,8 @@ __device__ void copy16(uint32_t to, const void* from, bool valid) {
 }
 /// Place of 16-byte unit `unit` (0 … 7) of row `row` in a swizzled column.
 __device__ uint32_t place(int row, int unit) { return uint32_t(row * 128 + (unit ^ (row % 8)) * 16); }
-/// 64 rows of 576 to a swizzled tile, those from `valid` on as zeros. A warp copies eight rows, a quarter of it a row's 128 bytes at a time.
+/// 64 rows of 576 to a swizzled tile, those from `valid` on as zeros. A warp copies eight rows, a quarter of it a row's 128 bytes at a
+/// time.
 __device__ void copy_tile(uint32_t to, const bf16* from, int valid) {
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 8 + lane / 8, unit = lane % 8;
   const bf16* low = from + row * kRow + unit * 8;
@@ -32,15 +33,15 @@ __device__ void copy_tile(uint32_t to, const bf16* from, int valid) {
   }
 }
 
-// A block: 64 heads of one token, one part of its pages. Two warpgroups: each scores half the keys of a page, then owns half the latents of the output.
-// Online softmax over the pages (Milakov & Gimelshein 2018); scores and output sums in f32, probabilities bf16.
+// A block: 64 heads of one token, one part of its pages. Two warpgroups: each scores half the keys of a page, then owns half the latents of
+// the output. Online softmax over the pages (Milakov & Gimelshein 2018); scores and output sums in f32, probabilities bf16.
 __global__ void __launch_bounds__(256, 1) mla_kernel(const __grid_constant__ MlaDecode a) {
   extern __shared__ uint8_t raw[];
   const uint32_t base = (shared_address(raw) + 1023) / 1024 * 1024;
   uint8_t* generic = raw + (base - shared_address(raw));
   const uint32_t q_tile = base, pages = base + kTileBytes, scores = base + 3 * kTileBytes;
   float* row_max = reinterpret_cast<float*>(generic + 3 * kTileBytes + kScoreBytes);  // [2][64]
-  float* row_sum = row_max + 2 * kHeads;                                             // [2][64]
+  float* row_sum = row_max + 2 * kHeads;                                              // [2][64]
 
   const int part = blockIdx.x, head0 = blockIdx.y * kHeads, token = blockIdx.z;
   const int thread = threadIdx.x, half = thread / 128, warp = thread / 32 % 4, lane = thread % 32, g = lane / 4, t = lane % 4;
@@ -56,8 +57,7 @@ __global__ void __launch_bounds__(256, 1) mla_kernel(const __grid_constant__ Mla
   wait_for_producers();
   let_dependents_start();
   if (first >= last) {
-    if (thread < kHeads && head0 + thread < a.heads)
-      a.partial[(size_t(token) * a.parts + part) * a.heads + head0 + thread] = -INFINITY;
+    if (thread < kHeads && head0 + thread < a.heads) a.partial[(size_t(token) * a.parts + part) * a.heads + head0 + thread] = -INFINITY;
     return;
   }
   copy_tile(q_tile, a.q + (size_t(token) * a.heads + head0) * kRow, a.heads - head0);
@@ -83,7 +83,8 @@ __global__ void __launch_bounds__(256, 1) mla_kernel(const __grid_constant__ Mla
     for (int c = 0; c < kRow / 64; ++c)
 #pragma unroll
       for (int k = 0; k < 4; ++k)
-        wgmma_32<0>(s, tile_descriptor(q_tile + c * kColumnBytes + k * 32, 16), tile_descriptor(tile + c * kColumnBytes + half * 32 * 128 + k * 32, 16), c + k > 0);
+        wgmma_32<0>(s, tile_descriptor(q_tile + c * kColumnBytes + k * 32, 16),
+                    tile_descriptor(tile + c * kColumnBytes + half * 32 * 128 + k * 32, 16), c + k > 0);
     wgmma_commit();
     if (page + 1 < last) load_page(page + 1, stage ^ 1);  // while the matrix unit works
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -129,7 +130,8 @@ __global__ void __launch_bounds__(256, 1) mla_kernel(const __grid_constant__ Mla
     wgmma_begin();
 #pragma unroll
     for (int k = 0; k < 4; ++k)  // 16 keys: two groups of eight rows of the page
-      wgmma_256<1>(out, tile_descriptor(scores + k * 32, 16), tile_descriptor(tile + half * 4 * kColumnBytes + k * 2048, kColumnBytes), true);
+      wgmma_256<1>(out, tile_descriptor(scores + k * 32, 16), tile_descriptor(tile + half * 4 * kColumnBytes + k * 2048, kColumnBytes),
+                   true);
     wgmma_commit();
     wgmma_finish();
   }
@@ -153,12 +155,14 @@ __global__ void __launch_bounds__(256, 1) mla_kernel(const __grid_constant__ Mla
     if (a.parts == 1) {
       bf16* u = a.u + (size_t(token) * a.heads + head) * kLatent + column;
 #pragma unroll
-      for (int j = 0; j < 32; ++j) *reinterpret_cast<uint32_t*>(u + j * 8) = pack_bf16(out[j * 4 + r * 2] * inverse, out[j * 4 + r * 2 + 1] * inverse);
+      for (int j = 0; j < 32; ++j)
+        *reinterpret_cast<uint32_t*>(u + j * 8) = pack_bf16(out[j * 4 + r * 2] * inverse, out[j * 4 + r * 2 + 1] * inverse);
     } else {
       const size_t row = (size_t(token) * a.parts + part) * a.heads + head;
       float* u = a.partial + size_t(a.tokens) * a.parts * a.heads + row * kLatent + column;
 #pragma unroll
-      for (int j = 0; j < 32; ++j) *reinterpret_cast<float2*>(u + j * 8) = make_float2(out[j * 4 + r * 2] * inverse, out[j * 4 + r * 2 + 1] * inverse);
+      for (int j = 0; j < 32; ++j)
+        *reinterpret_cast<float2*>(u + j * 8) = make_float2(out[j * 4 + r * 2] * inverse, out[j * 4 + r * 2 + 1] * inverse);
       if (t == 0 && half == 0) a.partial[row] = (r ? max1 : max0) * scale + log2f(r ? sum1 : sum0);
     }
   }
@@ -173,7 +177,8 @@ __global__ void __launch_bounds__(256) merge_kernel(const __grid_constant__ MlaD
   if (row >= a.tokens * a.heads) return;
   const int token = row / a.heads, head = row % a.heads;
   const float* lse = a.partial + size_t(token) * a.parts * a.heads + head;
-  const float l0 = lane < a.parts ? lse[size_t(lane) * a.heads] : -INFINITY, l1 = lane + 32 < a.parts ? lse[size_t(lane + 32) * a.heads] : -INFINITY;
+  const float l0 = lane < a.parts ? lse[size_t(lane) * a.heads] : -INFINITY,
+              l1 = lane + 32 < a.parts ? lse[size_t(lane + 32) * a.heads] : -INFINITY;
   float top = fmaxf(l0, l1);
 #pragma unroll
   for (int offset = 16; offset > 0; offset >>= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, offset));
@@ -189,20 +194,24 @@ __global__ void __launch_bounds__(256) merge_kernel(const __grid_constant__ MlaD
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const float w = __shfl_sync(~0u, p + i < 32 ? w0 : w1, (p + i) % 32);
-      if (p + i < a.parts && w != 0) sum[0] += w * x[i].x, sum[1] += w * x[i].y, sum[2] += w * x[i].z, sum[3] += w * x[i].w;  // w 0: nobody wrote that row
+      if (p + i < a.parts && w != 0)
+        sum[0] += w * x[i].x, sum[1] += w * x[i].y, sum[2] += w * x[i].z, sum[3] += w * x[i].w;  // w 0: nobody wrote that row
     }
   }
-  *reinterpret_cast<uint2*>(a.u + size_t(row) * kLatent + column) = uint2{pack_bf16(sum[0] * inverse, sum[1] * inverse), pack_bf16(sum[2] * inverse, sum[3] * inverse)};
+  *reinterpret_cast<uint2*>(a.u + size_t(row) * kLatent + column) =
+      uint2{pack_bf16(sum[0] * inverse, sum[1] * inverse), pack_bf16(sum[2] * inverse, sum[3] * inverse)};
 }
 
 }  // namespace
 
 int mla_parts(int tokens, int heads, int64_t max_positions) {
-  const int64_t pages = (max_positions + kPage - 1) / kPage, blocks = int64_t(tokens) * ((heads + kHeads - 1) / kHeads), processors = multiprocessors();
+  const int64_t pages = (max_positions + kPage - 1) / kPage, blocks = int64_t(tokens) * ((heads + kHeads - 1) / kHeads),
+                processors = multiprocessors();
   int best = 1;
   int64_t best_cost = INT64_MAX;
   for (int64_t parts = 1; parts <= kMaxMlaParts && parts <= pages; ++parts) {
-    // Tenths of a microsecond, fitted to an H100: a block's start and end, its pages, what parts write and the merge reads, in megabytes and in turn.
+    // Tenths of a microsecond, fitted to an H100: a block's start and end, its pages, what parts write and the merge reads, in megabytes
+    // and in turn.
     const int64_t waves = (blocks * parts + processors - 1) / processors;
     const int64_t merge = parts > 1 ? 25 + parts * 12 / 10 + int64_t(tokens) * heads * parts / 100 : 0;
     const int64_t cost = waves * (40 + 23 * ((pages + parts - 1) / parts)) + merge;

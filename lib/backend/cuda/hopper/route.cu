@@ -6,10 +6,11 @@
 namespace dsinfer::hopper {
 namespace {
 
-// partial[part][t][e] = Σ_{k in part} x[t,k] · w[e,k], bf16 products in f32.  A block: 16 experts (A rows), one of kGateParts parts of K, up to 8 tokens at a time;
-// 8 warps cut the part again; warps are added in their order.
+// partial[part][t][e] = Σ_{k in part} x[t,k] · w[e,k], bf16 products in f32.  A block: 16 experts (A rows), one of kGateParts parts of K,
+// up to 8 tokens at a time; 8 warps cut the part again; warps are added in their order.
 constexpr int kGateWarps = 7;
-__global__ void __launch_bounds__(32 * kGateWarps) gate_kernel(float* partial, const bf16* x, const bf16* w, int tokens, int experts, int hidden) {
+__global__ void __launch_bounds__(32 * kGateWarps)
+    gate_kernel(float* partial, const bf16* x, const bf16* w, int tokens, int experts, int hidden) {
   __shared__ float shared[kGateWarps][8][20];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int part_k = hidden / kGateParts, warp_k = part_k / kGateWarps;  // V3: 896, 128
@@ -60,7 +61,8 @@ __device__ uint32_t ordered(float v) {
 }
 
 // A warp chooses one token's experts: lane l holds experts 8l … 8l+7, four lanes a group of 32. Source: DeepSeek-V3 report, section 2.1.2.
-__device__ void choose(const Routed& out, const float* partial, const float* bias, const int* forced, int token, int tokens, const RouteOptions& o, int lane) {
+__device__ void choose(const Routed& out, const float* partial, const float* bias, const int* forced, int token, int tokens,
+                       const RouteOptions& o, int lane) {
   constexpr int kExperts = 256, kEach = kExperts / 32;
   float score[kEach] = {}, biased[kEach];
 #pragma unroll
@@ -149,10 +151,12 @@ __device__ int exclusive_scan(int value, int* scratch, int& total) {
   return before + sum - value;
 }
 
-// A warp chooses for one token. The block that ends last makes the list: pairs in runs of 32, whose equal experts find each other by match; thread e then owns
-// expert e: adds up its runs of 32, which gives each pair its position, and writes its ExpertRuns. Nothing depends on which block that is.
-__global__ void __launch_bounds__(kRouteThreads) route_kernel(const __grid_constant__ Routed out, const float* partial, const float* bias, const int* forced,
-                                                              int tokens, const __grid_constant__ RouteOptions o, int run_tokens) {
+// A warp chooses for one token. The block that ends last makes the list: pairs in runs of 32, whose equal experts find each other by match;
+// thread e then owns expert e: adds up its runs of 32, which gives each pair its position, and writes its ExpertRuns. Nothing depends on
+// which block that is.
+__global__ void __launch_bounds__(kRouteThreads)
+    route_kernel(const __grid_constant__ Routed out, const float* partial, const float* bias, const int* forced, int tokens,
+                 const __grid_constant__ RouteOptions o, int run_tokens) {
   extern __shared__ uint16_t before[];  // [chunks of 32 pairs][256]: pairs of that expert in the chunk, then in the chunks ahead
   __shared__ int scratch[kRouteWarps], expert_first[256];
   __shared__ bool last;
@@ -186,7 +190,8 @@ __global__ void __launch_bounds__(kRouteThreads) route_kernel(const __grid_const
   expert_first[expert] = first;
   const int runs = (count + run_tokens - 1) / run_tokens, shared_runs = o.shared ? (tokens + run_tokens - 1) / run_tokens : 0;
   int run = shared_runs + exclusive_scan(runs, scratch, all);  // its barriers also publish expert_first
-  for (int i = 0; i < runs; ++i, ++run) out.runs[run] = ExpertRun{expert, first + i * run_tokens, min(run_tokens, count - i * run_tokens), 0};
+  for (int i = 0; i < runs; ++i, ++run)
+    out.runs[run] = ExpertRun{expert, first + i * run_tokens, min(run_tokens, count - i * run_tokens), 0};
   for (int i = threadIdx.x; i < shared_runs; i += kRouteThreads)
     out.runs[i] = ExpertRun{o.experts, pairs + i * run_tokens, min(run_tokens, tokens - i * run_tokens), 0};
   if (threadIdx.x == 0) out.num_runs[0] = shared_runs + all, out.num_runs[1] = 0;
@@ -213,17 +218,19 @@ int64_t max_runs(int64_t tokens, int64_t top_k, int64_t experts) {
 cudaError_t gate_logits(float* partial, const bf16* x, const bf16* w, int tokens, int experts, int hidden, cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
   if (experts % 16 != 0 || hidden != kGateParts * kGateWarps * 128) return cudaErrorInvalidValue;
-  return start(gate_kernel, dim3(unsigned(experts / 16), kGateParts), 32 * kGateWarps, 0, stream, true, partial, x, w, tokens, experts, hidden);
+  return start(gate_kernel, dim3(unsigned(experts / 16), kGateParts), 32 * kGateWarps, 0, stream, true, partial, x, w, tokens, experts,
+               hidden);
 }
 
-cudaError_t route(const Routed& out, const float* partial, const float* bias, const int* forced, int tokens, const RouteOptions& options, cudaStream_t stream) {
+cudaError_t route(const Routed& out, const float* partial, const float* bias, const int* forced, int tokens, const RouteOptions& options,
+                  cudaStream_t stream) {
   static_assert(sizeof(ExpertRun) == kExpertRunBytes);
   if (tokens == 0) return cudaSuccess;
   if (options.experts != 256 || options.n_group != 8 || options.top_k > 32 || tokens > 512) return cudaErrorInvalidValue;
   const size_t shared = size_t((tokens * options.top_k + 31) / 32) * 256 * sizeof(uint16_t);
   if (shared > 200 * 1024) return cudaErrorInvalidValue;
-  return start(route_kernel, dim3(unsigned((tokens + kRouteWarps - 1) / kRouteWarps)), kRouteThreads, shared, stream, true, out, partial, bias, forced, tokens,
-               options, run_tokens_for(tokens));
+  return start(route_kernel, dim3(unsigned((tokens + kRouteWarps - 1) / kRouteWarps)), kRouteThreads, shared, stream, true, out, partial,
+               bias, forced, tokens, options, run_tokens_for(tokens));
 }
 
 }  // namespace dsinfer::hopper

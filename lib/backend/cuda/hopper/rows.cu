@@ -103,8 +103,8 @@ __global__ void __launch_bounds__(256) quantise_kernel(uint8_t* q, float* scale,
   store_quantised(v, q + mine * 128 + threadIdx.x % 16 * 8, scale + mine, ue8m0);
 }
 
-// What follows q_a + kv_a: one block a token. Threads 0–191: norm and quantisation of the 1536 query latents; 192–255: norm of the 512 cached latents,
-// rotation of the 64 rope channels, both to the token's cache row.
+// What follows q_a + kv_a: one block a token. Threads 0–191: norm and quantisation of the 1536 query latents; 192–255: norm of the 512
+// cached latents, rotation of the 64 rope channels, both to the token's cache row.
 __global__ void __launch_bounds__(256) latent_kernel(const __grid_constant__ Latent a) {
   __shared__ float scratch[8];
   const int token = blockIdx.x, thread = threadIdx.x, warp = thread / 32;
@@ -136,7 +136,8 @@ __global__ void __launch_bounds__(256) latent_kernel(const __grid_constant__ Lat
     const float r = rsqrtf((scratch[6] + scratch[7]) / 512 + a.eps);
 #pragma unroll
     for (int i = 0; i < 8; ++i) v[i] = v[i] * r * w[i];
-    *reinterpret_cast<uint4*>(cached + column) = uint4{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
+    *reinterpret_cast<uint4*>(cached + column) =
+        uint4{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
     if (thread < 224) {
       const int pair = thread - 192;
       const float2 turn = reinterpret_cast<const float2*>(a.rope + size_t(position) * 64)[pair];

@@ -3,7 +3,8 @@
 
 namespace dsinfer::hopper {
 
-/// One run of tokens that go through one expert. Positions first … first+count of the sorted (token, choice) pairs; count ≤ kRunTokens, or 8 where T ≤ 8.
+/// One run of tokens that go through one expert. Positions first … first+count of the sorted (token, choice) pairs; count ≤ kRunTokens, or
+/// 8 where T ≤ 8.
 struct ExpertRun {
   int expert, first, count, pad;
 };
