@@ -44,6 +44,12 @@ struct GateOptions {
   float scale = 1;               ///< multiplies the weights last; the caller sets 1 where the family applies none
 };
 
+/// Room for the pairs (row, expert) of routed experts: as many rows as pairs there can be.
+struct PairRoom {
+  TensorView rows, scale;           ///< [P] i32, f32
+  TensorView gate_up, act, out;     ///< [P, 2·I], [P, I], [P, H]
+};
+
 /// Names a step that may be captured and replayed. Empty: run eagerly.
 struct StepKey {
   int bucket = 0, slot = 0;
@@ -68,7 +74,8 @@ class DSINFER_INTERNAL Backend {
   /// Bytes of memory that a new allocation may still take here (device memory, or what the cgroup and the machine leave).
   virtual size_t available_bytes() const = 0;
   virtual bool supports(Format format) const = 0;
-  /// CPU: calls `step`. CUDA: captures once per key, then replays.
+  /// CPU: calls `step`. CUDA: runs a key's step until one moved nothing between host and device, captures the next, then replays.
+  /// A key stands for one sequence of operations over the same memory and sizes; what the operations read may differ.
   virtual void run(const StepKey& key, const std::function<void()>& step) = 0;
 
   /// out[t,:] = table[tokens[t] - first_row, :], zeros where the token is not in this slice. out [T,H] f32; table [rows,H]; tokens [T] i32.
@@ -110,6 +117,13 @@ class DSINFER_INTERNAL Backend {
   virtual void grouped_linear(TensorView out, TensorView x, std::span<const Weight> experts, std::span<const int64_t> offsets) = 0;
   /// out[rows[i],:] += scale[i] · x[i,:], in the order of i. rows [n] i32, scale [n] f32.
   virtual void scatter_add(TensorView out, TensorView x, TensorView rows, TensorView scale) = 0;
+  /// All routed experts of a layer without a look at the host: out[t,:] += Σ_j weights[t,j] · down_e · silu_mul(gate_up_e · x[t,:]) over e = experts[t,j] − first_expert
+  /// that are among these, in ascending order of e. experts [T,k] i32, weights [T,k]. False where the backend has no such way, and nothing is done: the caller goes
+  /// through gather_rows, grouped_linear, silu_mul and scatter_add, which give the same bits.
+  virtual bool routed_experts(TensorView /*out*/, TensorView /*x*/, TensorView /*experts*/, TensorView /*weights*/, int64_t /*first_expert*/, std::span<const Weight> /*gate_up*/,
+                              std::span<const Weight> /*down*/, const PairRoom& /*pairs*/) {
+    return false;
+  }
 };
 
 /// "cpu", or "cuda" / "cuda:1" through libdsinfer_cuda. Throws invalid_argument for another name, not_found where the component is absent.

@@ -42,8 +42,20 @@ void Moe::forward(Context& context, ExpertExchange& exchange, int64_t rows) cons
     } else {
       context.backend.zero(branch);
     }
+    if (on_device(context, rows)) return;
   }
   exchange.run(context, rows, [&](TensorView out, TensorView x, const int32_t* meta, int64_t n) { own_experts(context, out, x, meta, n); });
+}
+
+// All in one call, without the host, where this rank needs no other and has every expert (so that their rows can be counted unseen), and the backend can.
+bool Moe::on_device(Context& context, int64_t rows) const {
+  const Workspace& ws = context.ws;
+  const int64_t k = context.config.num_experts_per_tok;
+  if (context.rank.dp > 1 || context.rank.experts.size() != context.config.n_routed_experts || expert_gate_up_.empty()) return false;
+  const bool done = context.backend.routed_experts(ws.branch.rows(0, rows), ws.h.rows(0, rows), ws.experts.rows(0, rows), ws.weights.rows(0, rows), context.rank.experts.begin,
+                                                   expert_gate_up_, expert_down_, {ws.pair_rows, ws.pair_scale, ws.pair_gate_up, ws.pair_act, ws.pair_out});
+  if (done) context.stats.expert_rows_computed += static_cast<uint64_t>(rows * k);
+  return done;
 }
 
 // Pairs (row, expert) of this rank, expert by expert; a row's experts are added in ascending order.

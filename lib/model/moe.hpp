@@ -15,6 +15,7 @@ class Moe {
   void forward(Context& context, ExpertExchange& exchange, int64_t rows) const;
 
  private:
+  bool on_device(Context& context, int64_t rows) const;
   void own_experts(Context& context, TensorView out, TensorView x, const int32_t* meta, int64_t n) const;
 
   const Weight* gate_;                           // [E, H]

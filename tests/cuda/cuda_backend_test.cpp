@@ -1,4 +1,6 @@
 // The CUDA backend against the CPU's at DeepSeek-V3's dimensions and odd ones, and what it says where it cannot. DSINFER_TEST_DEVICE names the GPU.
+#include <algorithm>
+
 #include "dsinfer/forward.hpp"
 #include "ops.hpp"
 #include "ranks.hpp"
@@ -160,6 +162,85 @@ TEST_P(CudaBackendTest, MemoryThatIsNotThereIsRefusedWithNumbers) {
 TEST_P(CudaBackendTest, WidthsBeyondItsKernelsAreRefusedByName) {
   const AttentionBatch rows{empty({1}, DType::i32), empty({1, 1}, DType::i32)};
   EXPECT_NE(error_of([&] { backend->mla_attend(empty({1, 1, 600}), empty({1, 1, 600}), empty({1, 1, 8}), {empty({1, 4, 608}), 600}, rows, 1); }, Error::unsupported).find("608"), std::string::npos);
+}
+
+TEST_P(CudaBackendTest, RoutedExpertsInOneCallGiveTheBitsOfTheirParts) {
+  const int64_t hidden = 128, inner = 64, all = 12, k = 4;
+  for (const Arithmetic arithmetic : {Arithmetic::w8a16, Arithmetic::w8a8}) {
+    BackendOptions options;
+    options.arithmetic = arithmetic;
+    const auto ours = GetParam().make(options);
+    Backend& b = *ours;
+    for (const auto& [rows, first, own] : {std::array<int64_t, 3>{1, 0, 12}, {37, 0, 12}, {37, 5, 4}, {300, 11, 1}}) {
+      SCOPED_TRACE(std::to_string(rows) + " rows, experts from " + std::to_string(first) + ": " + std::to_string(own));
+      std::vector<Weight> gate_up, down;
+      for (int64_t e = 0; e < own; ++e) {
+        gate_up.push_back(fp8(b, codes(2 * inner * hidden), scales(2 * inner, hidden), 2 * inner, hidden));
+        down.push_back(fp8(b, codes(hidden * inner), scales(hidden, inner), hidden, inner));
+      }
+      std::vector<int32_t> ids;
+      for (int64_t t = 0; t < rows; ++t) for (int64_t j = 0; j < k; ++j) ids.push_back(static_cast<int32_t>((t * t + 3 * t + j * (1 + t % 3)) % all));
+      for (int64_t t = 0; t < rows; ++t)  // four different ones
+        for (int64_t j = 1; j < k; ++j) while (std::count(ids.begin() + t * k, ids.begin() + t * k + j, ids[static_cast<size_t>(t * k + j)])) ids[static_cast<size_t>(t * k + j)] = (ids[static_cast<size_t>(t * k + j)] + 1) % static_cast<int32_t>(all);
+      const auto x = normal(rows * hidden), weights = normal(rows * k), start = normal(rows * hidden);
+      const TensorView xs = put(b, x, {rows, hidden}), out = put(b, start, {rows, hidden}), wanted = put(b, start, {rows, hidden});
+      std::vector<int32_t> pair_rows;
+      std::vector<float> pair_scale;
+      std::vector<int64_t> offsets = {0};
+      for (int64_t e = first; e < first + own; ++e) {
+        for (int64_t i = 0; i < rows * k; ++i) {
+          if (ids[static_cast<size_t>(i)] != e) continue;
+          pair_rows.push_back(static_cast<int32_t>(i / k));
+          pair_scale.push_back(weights[static_cast<size_t>(i)]);
+        }
+        offsets.push_back(static_cast<int64_t>(pair_rows.size()));
+      }
+      const int64_t pairs = offsets.back(), most = rows * std::min(k, own);
+      const TensorView in = room(b, {pairs, hidden}), middle = room(b, {pairs, 2 * inner}), act = room(b, {pairs, inner}), back = room(b, {pairs, hidden}), indices = put(b, pair_rows, {pairs});
+      b.gather_rows(in, xs, indices);
+      b.grouped_linear(middle, in, gate_up, offsets);
+      b.silu_mul(act, middle);
+      b.grouped_linear(back, act, down, offsets);
+      b.scatter_add(wanted, back, indices, put(b, pair_scale, {pairs}));
+      const std::vector<int32_t> none(static_cast<size_t>(most), -7);
+      ASSERT_TRUE(b.routed_experts(out, xs, put(b, ids, {rows, k}), put(b, weights, {rows, k}), first, gate_up, down,
+                                   {put(b, none, {most}), room(b, {most}), room(b, {most, 2 * inner}), room(b, {most, inner}), room(b, {most, hidden})}));
+      const auto found = take(b, out);
+      EXPECT_TRUE(same_bits(found, take(b, wanted)));
+      for (float v : found) EXPECT_TRUE(std::isfinite(v));
+    }
+    held.clear();
+  }
+}
+
+TEST(CudaGraphs, ReplayedStepsGiveTheBitsOfEagerOnes) {
+  const auto world = single_world();
+  ForwardOptions options;
+  options.model = DSINFER_MINI_DIR;
+  options.max_len = 128;
+  options.device = test_device();
+  Forward forward(*world, options);
+  ForwardSequence prompt;
+  for (int32_t i = 0; i < 40; ++i) prompt.tokens.push_back(100 + 7 * i);
+  for (int32_t page = 0; page * forward.page_size() < 128; ++page) prompt.pages.push_back(page);
+  prompt.logit_rows = {39};
+  forward.run({&prompt, 1});
+  ForwardSequence next;
+  next.pages = prompt.pages;
+  next.decode = true;
+  next.logit_rows = {0};
+  const auto step = [&](int32_t token, int64_t position) {
+    next.tokens = {token};
+    next.position = position;
+    const std::span<const float> z = forward.run({&next, 1}).row(0);
+    return std::vector<float>(z.begin(), z.end());
+  };
+  // The first two are eager and captured; all later ones are replays, of other tokens at other positions too.
+  const auto first = step(500, 40), captured = step(500, 40), other = step(777, 41), again = step(500, 40), other_again = step(777, 41);
+  EXPECT_TRUE(same_bits(first, captured));
+  EXPECT_TRUE(same_bits(first, again));
+  EXPECT_TRUE(same_bits(other, other_again));
+  EXPECT_FALSE(same_bits(first, other));
 }
 
 TEST(CudaDevice, ANumberThatIsNotThereIsNamed) {

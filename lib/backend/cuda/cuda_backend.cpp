@@ -126,7 +126,15 @@ TensorView dense_over(const TensorView& view, std::byte* memory) {
 
 }  // namespace
 
-CudaBackend::CudaBackend(int device, const BackendOptions& options) : device_(device), arithmetic_(options.arithmetic), ue8m0_(options.ue8m0) {}
+CudaBackend::CudaBackend(int device, const BackendOptions& options) : device_(device), arithmetic_(options.arithmetic), ue8m0_(options.ue8m0), graphs_(device_) {
+  const cuda::Current current(device_.index());
+  tiles_ = device_.allocate(kTileBytes);
+}
+
+void CudaBackend::run(const StepKey& key, const std::function<void()>& step) {
+  const cuda::Current current(device_.index());
+  graphs_.run(key, step);
+}
 
 Buffer CudaBackend::allocate(size_t bytes) {
   const cuda::Current current(device_.index());

@@ -1,11 +1,13 @@
 /// CudaBackend: every operation on a plain path for sm_80 and later, on one stream of one GPU. Activations are f32.
-/// Steps run eagerly. Indices that lie outside of their tensors are found on the device and thrown by the next copy to the host.
+/// Steps of a key are captured as CUDA graphs. Indices that lie outside of their tensors are found on the device and thrown by the next copy to the host.
 #pragma once
 #include <initializer_list>
+#include <map>
 #include <utility>
 
 #include "backend/backend.hpp"
 #include "backend/cuda/device.hpp"
+#include "backend/cuda/step_graphs.hpp"
 
 namespace dsinfer {
 
@@ -21,7 +23,7 @@ class CudaBackend final : public Backend {
   Stream stream() const override { return {device_.stream()}; }
   size_t available_bytes() const override;
   bool supports(Format) const override { return true; }
-  void run(const StepKey&, const std::function<void()>& step) override { step(); }
+  void run(const StepKey& key, const std::function<void()>& step) override;
 
   void embed(TensorView out, const Weight& table, TensorView tokens, int64_t first_row) override;
   void rms_norm(TensorView out, TensorView x, TensorView w, float eps) override;
@@ -43,11 +45,26 @@ class CudaBackend final : public Backend {
   void route(TensorView experts, TensorView weights, TensorView logits, TensorView bias, const GateOptions& gate) override;
   void gather_rows(TensorView out, TensorView x, TensorView rows) override;
   void scatter_add(TensorView out, TensorView x, TensorView rows, TensorView scale) override;
+  bool routed_experts(TensorView out, TensorView x, TensorView experts, TensorView weights, int64_t first_expert, std::span<const Weight> gate_up, std::span<const Weight> down,
+                      const PairRoom& pairs) override;
 
  private:
+  static constexpr size_t kTileBytes = size_t{1} << 20;  ///< of tiles: 87 thousand, the pairs of a step of 10,000 rows in the worst case
+
+  /// Where the experts of one layer and product lie, in device memory.
+  struct ExpertTable {
+    std::vector<cuda::LinearWeight> host;
+    Buffer device;
+  };
+  const cuda::LinearWeight* table_of(std::span<const Weight> experts);
+  void expert_product(TensorView out, TensorView x, std::span<const Weight> experts, const cuda::Pairs& pairs, const int32_t* gather);
+
   cuda::Device device_;
   Arithmetic arithmetic_;
   bool ue8m0_;
+  std::map<const Weight*, ExpertTable> tables_;
+  Buffer tiles_;             // and the number of pairs, for routed_experts
+  cuda::StepGraphs graphs_;  // goes first: graphs know of all the rest
 };
 
 namespace cuda {

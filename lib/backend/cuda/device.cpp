@@ -39,10 +39,16 @@ void check_device(int index) {
   if (index >= count) throw Error(Error::not_found, fmt::format("device cuda:{}: the driver shows {} GPUs, numbered from 0", index, count));
 }
 
+// A pitch has a limit of 2 GiB, which one row knows nothing of.
+void copy_rows(std::byte* to, size_t to_pitch, const std::byte* from, size_t from_pitch, size_t row, size_t rows, cudaMemcpyKind kind, cudaStream_t stream, const char* what) {
+  check(rows == 1 ? cudaMemcpyAsync(to, from, row, kind, stream) : cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, row, rows, kind, stream), what);
+}
+
 }  // namespace
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // told here, not again after the next launch
   throw Error(status == cudaErrorMemoryAllocation ? Error::out_of_memory : Error::internal, fmt::format("CUDA: {}: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status)));
 }
 
@@ -71,7 +77,18 @@ Device::Device(int index) : index_(index) {
   check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, index), "the number of multiprocessors");
   int major = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "the compute capability");
-  if (major < 8) throw Error(Error::unsupported, fmt::format("device cuda:{} has compute capability {}.x, expected 8.0 or later (A100, H100 and their like)", index, major));
+  if (major < 8) {
+    throw Error(Error::unsupported, fmt::format("device cuda:{} has compute capability {}.x, expected 8.0 or later (A100, H100 and their like)", index, major));
+  }
+  try {
+    make();
+  } catch (...) {
+    release();
+    throw;
+  }
+}
+
+void Device::make() {
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
   check(cudaEventCreateWithFlags(&downloaded_, cudaEventDisableTiming), "an event");
   check(cudaMalloc(reinterpret_cast<void**>(&elected_), sizeof *elected_), "memory for reports");
@@ -95,23 +112,29 @@ Device::~Device() {
   int before = -1;
   cudaGetDevice(&before);
   cudaSetDevice(index_);
+  release();
+  cudaSetDevice(before);
+}
+
+// What there is of it: the constructor may have come to an end before all was made.
+void Device::release() {
   for (auto* slots : {&uploads_, &parameters_}) {
     for (Slot& slot : *slots) {
       cudaFreeHost(slot.host);
       cudaFree(slot.device);
-      cudaEventDestroy(slot.done);
+      if (slot.done) cudaEventDestroy(slot.done);
     }
   }
   cudaFreeHost(landing_);
   cudaFreeHost(record_);
   cudaFree(elected_);
-  cudaEventDestroy(downloaded_);
-  cudaStreamDestroy(stream_);
-  cudaSetDevice(before);
+  if (downloaded_) cudaEventDestroy(downloaded_);
+  if (stream_) cudaStreamDestroy(stream_);
 }
 
 Buffer Device::allocate(size_t bytes) {
   if (bytes == 0) return {};
+  ++transfers_;
   std::byte* memory = nullptr;
   const cudaError_t status = cudaMalloc(reinterpret_cast<void**>(&memory), bytes);
   if (status == cudaErrorMemoryAllocation) {
@@ -161,6 +184,7 @@ Device::Slot& Device::next(std::vector<Slot>& slots, size_t& at) {
 }
 
 void Device::upload(std::byte* to, size_t pitch, const std::byte* from, size_t row, size_t rows) {
+  ++transfers_;
   if (row == pitch) {
     row *= rows;
     pitch = row;
@@ -181,13 +205,14 @@ void Device::upload(std::byte* to, size_t pitch, const std::byte* from, size_t r
     const size_t count = std::min(rows - r, kStaging / row);
     Slot& slot = next(uploads_, upload_at_);
     std::memcpy(slot.host, from + r * row, count * row);
-    check(cudaMemcpy2DAsync(to + r * pitch, pitch, slot.host, row, row, count, cudaMemcpyHostToDevice, stream_), "copy to the device");
+    copy_rows(to + r * pitch, pitch, slot.host, row, row, count, cudaMemcpyHostToDevice, stream_, "copy to the device");
     check(cudaEventRecord(slot.done, stream_), "an event");
     r += count;
   }
 }
 
 void Device::download(std::byte* to, const std::byte* from, size_t pitch, size_t row, size_t rows) {
+  ++transfers_;
   if (row == pitch) {
     row *= rows;
     pitch = row;
@@ -197,7 +222,7 @@ void Device::download(std::byte* to, const std::byte* from, size_t pitch, size_t
     const size_t count = std::max<size_t>(1, std::min(rows - r, kStaging / row));
     for (size_t begin = 0; begin < row; begin += kStaging) {
       const size_t bytes = std::min(kStaging, row - begin);
-      check(cudaMemcpy2DAsync(landing_, bytes, from + r * pitch + begin, pitch, bytes, count, cudaMemcpyDeviceToHost, stream_), "copy to the host");
+      copy_rows(landing_, bytes, from + r * pitch + begin, pitch, bytes, count, cudaMemcpyDeviceToHost, stream_, "copy to the host");
       check(cudaEventRecord(downloaded_, stream_), "an event");
       wait(downloaded_);
       std::memcpy(to + r * row + begin, landing_, bytes * count);  // whole rows, or a piece of one
@@ -222,6 +247,7 @@ void Device::check_faults() {
 }
 
 void Device::with_parameters(const void* data, size_t bytes, const std::function<void(const void*)>& use) {
+  ++transfers_;
   Slot& slot = next(parameters_, parameter_at_);
   std::memcpy(slot.host, data, bytes);
   check(cudaMemcpyAsync(slot.device, slot.host, bytes, cudaMemcpyHostToDevice, stream_), "parameters to the device");

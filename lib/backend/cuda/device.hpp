@@ -47,6 +47,9 @@ class Device {
   /// Waits for the stream, then throws what kernels reported.
   void finish();
 
+  /// How often anything went between host and device: a step in which this moved cannot be replayed.
+  uint64_t transfers() const { return transfers_; }
+
   /// A copy of `bytes` for one launch: `use` gets it in device memory and starts the work that reads it. At most kParameterBytes.
   static constexpr size_t kParameterBytes = size_t{256} << 10;
   void with_parameters(const void* data, size_t bytes, const std::function<void(const void*)>& use);
@@ -56,6 +59,8 @@ class Device {
     std::byte *host = nullptr, *device = nullptr;
     cudaEvent_t done = nullptr;  ///< recorded when what the slot holds is no longer needed
   };
+  void make();
+  void release();
   void wait(cudaEvent_t event);
   Slot& next(std::vector<Slot>& slots, size_t& at);
   void check_faults();
@@ -68,6 +73,7 @@ class Device {
   std::byte* landing_ = nullptr;           // pinned, for downloads
   std::vector<Slot> uploads_, parameters_;
   size_t upload_at_ = 0, parameter_at_ = 0;
+  uint64_t transfers_ = 0;
 };
 
 }  // namespace dsinfer::cuda

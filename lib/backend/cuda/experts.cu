@@ -1,5 +1,7 @@
 #include "backend/cuda/warp.cuh"
 
+#include <algorithm>
+
 namespace dsinfer::cuda {
 namespace {
 
@@ -113,7 +115,9 @@ __global__ void gather_rows_kernel(Rows<float> out, Rows<const float> x, const i
 }
 
 // A block for each row of out: it looks for the rows of x that belong there, and adds them in their order.
-__global__ void scatter_add_kernel(Rows<float> out, int64_t out_rows, Rows<const float> x, const int32_t* indices, const float* scale, int64_t rows, int64_t width, FaultSink fault) {
+__global__ void scatter_add_kernel(Rows<float> out, int64_t out_rows, Rows<const float> x, const int32_t* indices, const float* scale, int64_t rows, const int32_t* count, int64_t width,
+                                   FaultSink fault) {
+  if (count) rows = *count;
   __shared__ int found[kThreads], counts[kThreads / 32];
   const int64_t t = blockIdx.x, k = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -143,7 +147,52 @@ __global__ void scatter_add_kernel(Rows<float> out, int64_t out_rows, Rows<const
   if (any && k < width) *to = sum;
 }
 
+// One block; a thread for each expert walks the gate's choice twice, 1,024 numbers at a time: to count its pairs, and to write them in the order of rows.
+constexpr int kPairThreads = 1024;
+__global__ void __launch_bounds__(kPairThreads) pair_up_kernel(Pairs pairs, Rows<const int32_t> experts, Rows<const float> weights, int rows, int top_k, int first_expert, int own) {
+  __shared__ int32_t ids[kPairThreads];
+  __shared__ int32_t sums[2][kPairThreads];  // pairs and tiles up to and with an expert
+  const int e = threadIdx.x, choices = rows * top_k;
+  const auto walk = [&](auto&& mine) {
+    for (int begin = 0; begin < choices; begin += kPairThreads) {
+      const int i = begin + e, n = min(kPairThreads, choices - begin);
+      __syncthreads();
+      if (e < n) ids[e] = experts.data[i / top_k * experts.stride + i % top_k] - first_expert;
+      __syncthreads();
+      if (e < own) for (int j = 0; j < n; ++j) if (ids[j] == e) mine(begin + j);
+    }
+  };
+  int count = 0;
+  walk([&](int) { ++count; });
+  const int tiles = (count + kTileRows - 1) / kTileRows;
+  sums[0][e] = count;
+  sums[1][e] = tiles;
+  for (int step = 1; step < kPairThreads; step *= 2) {
+    __syncthreads();
+    const int a = e >= step ? sums[0][e - step] : 0, b = e >= step ? sums[1][e - step] : 0;
+    __syncthreads();
+    sums[0][e] += a;
+    sums[1][e] += b;
+  }
+  __syncthreads();
+  int place = sums[0][e] - count;
+  const int first = place, first_tile = sums[1][e] - tiles, used = sums[1][kPairThreads - 1];
+  for (int i = 0; i < tiles; ++i) pairs.tiles[first_tile + i] = {e, first + i * kTileRows, min(kTileRows, count - i * kTileRows)};
+  for (int i = used + e; i < pairs.num_tiles; i += kPairThreads) pairs.tiles[i] = {0, 0, 0};
+  if (e == 0) *pairs.count = sums[0][kPairThreads - 1];
+  walk([&](int i) {
+    pairs.rows[place] = i / top_k;
+    pairs.scale[place] = weights.data[i / top_k * weights.stride + i % top_k];
+    ++place;
+  });
+}
+
 }  // namespace
+
+void pair_up(const Pairs& pairs, Rows<const int32_t> experts, Rows<const float> weights, int64_t rows, int64_t top_k, int64_t first_expert, int64_t own_experts, cudaStream_t stream) {
+  pair_up_kernel<<<1, kPairThreads, 0, stream>>>(pairs, experts, weights, static_cast<int>(rows), static_cast<int>(top_k), static_cast<int>(first_expert), static_cast<int>(own_experts));
+  check_launch("pair_up");
+}
 
 void route(Rows<int32_t> experts, Rows<float> weights, Rows<const float> logits, const float* bias, const Gate& gate, int64_t rows, cudaStream_t stream) {
   const size_t shared = static_cast<size_t>(2 * gate.experts + gate.groups) * sizeof(float) + static_cast<size_t>(gate.experts);
@@ -156,8 +205,9 @@ void gather_rows(Rows<float> out, Rows<const float> x, const int32_t* indices, i
   check_launch("gather_rows");
 }
 
-void scatter_add(Rows<float> out, int64_t out_rows, Rows<const float> x, const int32_t* indices, const float* scale, int64_t rows, int64_t width, FaultSink fault, cudaStream_t stream) {
-  scatter_add_kernel<<<dim3(static_cast<unsigned>(out_rows), blocks_of(width, kThreads)), kThreads, 0, stream>>>(out, out_rows, x, indices, scale, rows, width, fault);
+void scatter_add(Rows<float> out, int64_t out_rows, Rows<const float> x, const int32_t* indices, const float* scale, int64_t rows, const int32_t* count, int64_t width, FaultSink fault,
+                 cudaStream_t stream) {
+  scatter_add_kernel<<<dim3(static_cast<unsigned>(out_rows), blocks_of(width, kThreads)), kThreads, 0, stream>>>(out, out_rows, x, indices, scale, rows, count, width, fault);
   check_launch("scatter_add");
 }
 

@@ -35,10 +35,9 @@ struct LinearWeight {
   const std::byte* scale;
   const uint8_t* zeros;
 };
-/// Rows [row, row + rows) of x that go through one weight; rows ≤ kTileRows.
+/// Rows [row, row + rows) that go through one expert; rows ≤ kTileRows, 0 for none.
 struct LinearTile {
-  LinearWeight weight;
-  int32_t row, rows;
+  int32_t expert, row, rows;
 };
 inline constexpr int kTileRows = 8;
 
@@ -60,6 +59,8 @@ struct LinearCall {
   LinearShape shape;
   LinearWeight weight;           ///< where tiles is null
   const LinearTile* tiles;       ///< device memory; null: all rows through `weight`
+  const LinearWeight* experts;   ///< device memory, by expert; with tiles
+  const int32_t* gather;         ///< device memory, or null: row i of the call reads row gather[i] of x
   int32_t rows, num_tiles;       ///< rows without tiles, or how many tiles
   int32_t heads;                 ///< 1, or heads whose matrices lie head_stride bytes apart; x.inner and out.inner apply
   int64_t head_stride;
@@ -100,7 +101,20 @@ struct Gate {
 };
 void route(Rows<int32_t> experts, Rows<float> weights, Rows<const float> logits, const float* bias, const Gate& gate, int64_t rows, cudaStream_t stream);
 void gather_rows(Rows<float> out, Rows<const float> x, const int32_t* indices, int64_t rows, int64_t width, int64_t limit, FaultSink fault, cudaStream_t stream);
-void scatter_add(Rows<float> out, int64_t out_rows, Rows<const float> x, const int32_t* indices, const float* scale, int64_t rows, int64_t width, FaultSink fault, cudaStream_t stream);
+/// count: null, or device memory that says how many of `rows` there are.
+void scatter_add(Rows<float> out, int64_t out_rows, Rows<const float> x, const int32_t* indices, const float* scale, int64_t rows, const int32_t* count, int64_t width, FaultSink fault,
+                 cudaStream_t stream);
+
+/// From the gate's choice to what products and sums go by. All in device memory.
+struct Pairs {
+  int32_t* rows;        ///< [pairs] row of x, by expert, then by row
+  float* scale;         ///< [pairs]
+  int32_t* count;       ///< pairs
+  LinearTile* tiles;    ///< [num_tiles]; those beyond the last have no rows
+  int32_t num_tiles;
+};
+inline constexpr int64_t kMostPairExperts = 1024;
+void pair_up(const Pairs& pairs, Rows<const int32_t> experts, Rows<const float> weights, int64_t rows, int64_t top_k, int64_t first_expert, int64_t own_experts, cudaStream_t stream);
 
 /// Strided copy on the device. Strides in elements of `size` bytes (1, 2, 4 or 8).
 struct StridedCopy {

@@ -41,12 +41,18 @@ __global__ void __launch_bounds__(kWarps * 32, 2) linear_kernel(const LinearCall
   int row = blockIdx.y * R, rows = min(R, call.rows - row);
   if (call.tiles) {
     const LinearTile tile = call.tiles[blockIdx.y];
-    w = tile.weight;
+    if (tile.rows == 0) return;
+    w = call.experts[tile.expert];
     row = tile.row;
     rows = tile.rows;
   }
   w.data += blockIdx.z * call.head_stride;
-  const float* x = call.x.data + row * call.x.stride + blockIdx.z * call.x.inner;
+  const float* x[R];
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    const int from = row + min(r, rows - 1);
+    x[r] = call.x.data + (call.gather ? call.gather[from] : from) * call.x.stride + blockIdx.z * call.x.inner;
+  }
   const int first = (blockIdx.x * kWarps + warp) * C;
   const std::byte* data[C];
 #pragma unroll
@@ -58,7 +64,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) linear_kernel(const LinearCall
     __syncthreads();
     for (int i = threadIdx.x; i < length; i += kWarps * 32) {
 #pragma unroll
-      for (int r = 0; r < R; ++r) xs[r][place_of<V>(i)] = r < rows ? x[r * call.x.stride + k0 + i] : 0.0f;
+      for (int r = 0; r < R; ++r) xs[r][place_of<V>(i)] = r < rows ? x[r][k0 + i] : 0.0f;
     }
     __syncthreads();
     if (call.quantise) {

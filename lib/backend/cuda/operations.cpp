@@ -82,7 +82,7 @@ void CudaBackend::scatter_add(TensorView out, TensorView x, TensorView rows, Ten
          {{"out", &out}, {"x", &x}, {"rows", &rows}, {"scale", &scale}});
   if (x.elements() == 0 || out.elements() == 0) return;
   const Current current(device_.index());
-  cuda::scatter_add(rows_of(out), out.dim(0), rows_of<const float>(x), rows.as<int32_t>(), scale.as<float>(), x.dim(0), x.dim(1), device_.fault_sink(), device_.stream());
+  cuda::scatter_add(rows_of(out), out.dim(0), rows_of<const float>(x), rows.as<int32_t>(), scale.as<float>(), x.dim(0), nullptr, x.dim(1), device_.fault_sink(), device_.stream());
 }
 
 }  // namespace dsinfer

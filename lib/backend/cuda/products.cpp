@@ -80,7 +80,7 @@ void CudaBackend::grouped_linear(TensorView out, TensorView x, std::span<const W
     if (!first) first = &w;
     same = same && alike(cuda::shape_of(*first), cuda::shape_of(w));
     for (int64_t row = offsets[e]; row < offsets[e + 1]; row += cuda::kTileRows) {
-      tiles.push_back({cuda::memory_of(w), static_cast<int32_t>(row), static_cast<int32_t>(std::min<int64_t>(cuda::kTileRows, offsets[e + 1] - row))});
+      tiles.push_back({static_cast<int32_t>(e), static_cast<int32_t>(row), static_cast<int32_t>(std::min<int64_t>(cuda::kTileRows, offsets[e + 1] - row))});
     }
   }
   if (!same) {
@@ -90,6 +90,7 @@ void CudaBackend::grouped_linear(TensorView out, TensorView x, std::span<const W
   }
   const Current current(device_.index());
   cuda::LinearCall call = call_of(out, x, *first, arithmetic_ == Arithmetic::w8a8, ue8m0_);
+  call.experts = table_of(experts);
   constexpr size_t kMost = cuda::Device::kParameterBytes / sizeof(cuda::LinearTile);
   for (size_t begin = 0; begin < tiles.size(); begin += kMost) {
     const size_t count = std::min(kMost, tiles.size() - begin);
@@ -99,6 +100,65 @@ void CudaBackend::grouped_linear(TensorView out, TensorView x, std::span<const W
       cuda::linear(call, device_.multiprocessors(), device_.stream());
     });
   }
+}
+
+// Made when a layer's experts are first seen, and again should they have moved.
+const cuda::LinearWeight* CudaBackend::table_of(std::span<const Weight> experts) {
+  ExpertTable& table = tables_[experts.data()];
+  const auto same = [](const cuda::LinearWeight& a, const cuda::LinearWeight& b) { return a.data == b.data && a.scale == b.scale && a.zeros == b.zeros; };
+  bool fresh = table.host.size() != experts.size();
+  table.host.resize(experts.size());
+  for (size_t e = 0; e < experts.size(); ++e) {
+    const cuda::LinearWeight now = cuda::memory_of(experts[e]);
+    fresh = fresh || !same(now, table.host[e]);
+    table.host[e] = now;
+  }
+  if (fresh) {
+    const size_t bytes = experts.size() * sizeof(cuda::LinearWeight);
+    table.device = device_.allocate(bytes);
+    device_.upload(table.device.data(), bytes, reinterpret_cast<const std::byte*>(table.host.data()), bytes, 1);
+  }
+  return reinterpret_cast<const cuda::LinearWeight*>(table.device.data());
+}
+
+void CudaBackend::expert_product(TensorView out, TensorView x, std::span<const Weight> experts, const cuda::Pairs& pairs, const int32_t* gather) {
+  cuda::LinearCall call = call_of(out, x, experts.front(), arithmetic_ == Arithmetic::w8a8, ue8m0_);
+  call.tiles = pairs.tiles;
+  call.num_tiles = pairs.num_tiles;
+  call.experts = table_of(experts);
+  call.gather = gather;
+  cuda::linear(call, device_.multiprocessors(), device_.stream());
+}
+
+bool CudaBackend::routed_experts(TensorView out, TensorView x, TensorView experts, TensorView weights, int64_t first_expert, std::span<const Weight> gate_up, std::span<const Weight> down,
+                                 const PairRoom& room) {
+  const int64_t rows = x.dim(0), k = experts.dim(1), own = static_cast<int64_t>(gate_up.size()), most = rows * std::min(k, own), inner = room.act.dim(1);
+  expect(is(out, 2) && is(x, 2) && is(experts, 2, DType::i32) && is(weights, 2) && is(room.rows, 1, DType::i32) && is(room.scale, 1) && is(room.gate_up, 2) && is(room.act, 2) &&
+             is(room.out, 2) && out.dim(0) == rows && experts.dim(0) == rows && weights.dim(0) == rows && weights.dim(1) == k && out.dim(1) == room.out.dim(1) &&
+             room.gate_up.dim(1) == 2 * inner && down.size() == gate_up.size() && room.rows.dim(0) >= most && room.scale.dim(0) >= most && room.gate_up.dim(0) >= most &&
+             room.act.dim(0) >= most && room.out.dim(0) >= most,
+         "routed_experts", {{"out", &out}, {"x", &x}, {"experts", &experts}, {"weights", &weights}, {"gate_up", &room.gate_up}, {"act", &room.act}, {"pairs", &room.out}});
+  const int64_t tiles = std::min(most, most / cuda::kTileRows + own);
+  const auto uniform = [](std::span<const Weight> all, int64_t n, int64_t depth) {
+    for (const Weight& w : all) {
+      expect(cuda::is_weight(w) && w.out_dim() == n && w.in_dim() == depth, "routed_experts", {{"expert", &w.data}, {"scale", &w.scale}});
+      if (!alike(cuda::shape_of(all.front()), cuda::shape_of(w))) return false;
+    }
+    return true;
+  };
+  if (own == 0 || own > cuda::kMostPairExperts || static_cast<size_t>(tiles + 1) * sizeof(cuda::LinearTile) > kTileBytes || rows * k > INT32_MAX) return false;
+  if (!uniform(gate_up, 2 * inner, x.dim(1)) || !uniform(down, out.dim(1), inner)) return false;
+  if (rows == 0) return true;
+  const Current current(device_.index());
+  auto* memory = reinterpret_cast<cuda::LinearTile*>(tiles_.data());
+  const cuda::Pairs pairs{room.rows.as<int32_t>(), room.scale.as<float>(), &memory[0].expert, memory + 1, static_cast<int32_t>(tiles)};
+  const cudaStream_t stream = device_.stream();
+  cuda::pair_up(pairs, rows_of<const int32_t>(experts), rows_of<const float>(weights), rows, k, first_expert, own, stream);
+  expert_product(room.gate_up, x, gate_up, pairs, pairs.rows);
+  cuda::silu_mul(rows_of(room.act), rows_of<const float>(room.gate_up), most, inner, stream);  // rows beyond the last pair hold anything, and are not looked at
+  expert_product(room.out, room.act, down, pairs, nullptr);
+  cuda::scatter_add(rows_of(out), rows, rows_of<const float>(room.out), pairs.rows, pairs.scale, most, pairs.count, out.dim(1), device_.fault_sink(), stream);
+  return true;
 }
 
 }  // namespace dsinfer
