@@ -56,6 +56,7 @@ class CudaBackend final : public Backend {
     std::vector<cuda::LinearWeight> host;
     Buffer device;
   };
+  TensorView activations(TensorView x, const Weight& w);
   const cuda::LinearWeight* table_of(std::span<const Weight> experts);
   void expert_product(TensorView out, TensorView x, std::span<const Weight> experts, const cuda::Pairs& pairs, const int32_t* gather);
 
@@ -63,6 +64,7 @@ class CudaBackend final : public Backend {
   Arithmetic arithmetic_;
   bool ue8m0_;
   std::map<const Weight*, ExpertTable> tables_;
+  std::vector<Buffer> quantised_;
   Buffer tiles_;             // and the number of pairs, for routed_experts
   cuda::StepGraphs graphs_;  // goes first: graphs know of all the rest
 };

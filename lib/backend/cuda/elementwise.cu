@@ -14,6 +14,19 @@ __global__ void embed_kernel(Rows<float> out, LinearWeight table, LinearShape s,
   for (int64_t k = threadIdx.x; k < s.k; k += kThreads) to[k] = here ? decode1<F>(table.data + row * s.stride, k, block_scale<F>(table, s, row, k / s.block_cols)) : 0.0f;
 }
 
+// A warp for each row and block.
+__global__ void quantise_kernel(Rows<float> out, Rows<const float> x, int64_t width, int64_t block_cols, bool ue8m0) {
+  const int lane = threadIdx.x % 32;
+  const int64_t t = blockIdx.x, begin = (int64_t{blockIdx.y} * (kThreads / 32) + threadIdx.x / 32) * block_cols, end = min(begin + block_cols, width);
+  if (begin >= width) return;
+  const float* from = x.data + t * x.stride;
+  float amax = 1e-4f;  // DeepSeek's floor
+  for (int64_t k = begin + lane; k < end; k += 32) amax = fmaxf(amax, fabsf(from[k]));
+  float s = warp_max(amax) / 448.0f;
+  if (ue8m0) s = __uint_as_float((__float_as_uint(s) + 0x7fffffu) & 0x7f800000u);  // the next power of two
+  for (int64_t k = begin + lane; k < end; k += 32) out.data[t * out.stride + k] = e4m3_pair(__nv_cvt_float_to_fp8(from[k] / s, __NV_SATFINITE, __NV_E4M3)).x * s;
+}
+
 // One order for all: thread by thread, warp by warp.
 __device__ float block_sum(float x) {
   __shared__ float parts[kThreads / 32];
@@ -98,6 +111,12 @@ void embed(Rows<float> out, LinearWeight table, const LinearShape& shape, const 
     case Format::int4_group: launch(embed_kernel<Format::int4_group>); break;
   }
   check_launch("embed");
+}
+
+void quantise(Rows<float> out, Rows<const float> x, int64_t rows, int64_t width, int64_t block_cols, bool ue8m0, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(rows), blocks_of((width + block_cols - 1) / block_cols, kThreads / 32));
+  quantise_kernel<<<grid, kThreads, 0, stream>>>(out, x, width, block_cols, ue8m0);
+  check_launch("quantise");
 }
 
 void rms_norm(Rows<float> out, Rows<float> residual, Rows<const float> x, const float* w, int64_t rows, int64_t width, float eps, cudaStream_t stream) {

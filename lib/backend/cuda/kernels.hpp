@@ -52,7 +52,7 @@ struct LinearShape {
   bool aligned;                  ///< rows may be read 16 bytes at a time: data and strides are multiples of 16, and k and block_cols of what 16 bytes hold
 };
 
-/// out[t, :] = x[t, :] · wᵀ. quantise: x goes to e4m3 and back first, in blocks of block_cols (w8a8).
+/// out[t, :] = x[t, :] · wᵀ.
 struct LinearCall {
   Rows<float> out;
   Rows<const float> x;
@@ -64,9 +64,12 @@ struct LinearCall {
   int32_t rows, num_tiles;       ///< rows without tiles, or how many tiles
   int32_t heads;                 ///< 1, or heads whose matrices lie head_stride bytes apart; x.inner and out.inner apply
   int64_t head_stride;
-  bool quantise, ue8m0;
+  bool x_aligned;                ///< rows of x may be read 16 bytes at a time
 };
 void linear(const LinearCall& call, int multiprocessors, cudaStream_t stream);
+
+/// out = x as e4m3 and a scale for each row and block of columns make it (w8a8).
+void quantise(Rows<float> out, Rows<const float> x, int64_t rows, int64_t width, int64_t block_cols, bool ue8m0, cudaStream_t stream);
 
 void embed(Rows<float> out, LinearWeight table, const LinearShape& shape, const int32_t* tokens, int64_t rows, int64_t first_row, cudaStream_t stream);
 /// residual.data null: out = norm(x). Else residual += x first, and out = norm(residual).

@@ -16,18 +16,22 @@ template <int V> __device__ inline int place_of(int k) {
   return (group / 32 * V + in_group / 4 * 4) * 32 + group % 32 * 4 + in_group % 4;
 }
 
-// x of one row and block becomes what e4m3 and its scale make of it (w8a8). By one warp.
-template <int V> __device__ inline void quantise_block(float* row, int begin, int end, bool ue8m0, int lane) {
-  float amax = 1e-4f;
-  for (int k = begin + lane; k < end; k += 32) amax = fmaxf(amax, fabsf(row[place_of<V>(k)]));
-  float s = warp_max(amax) / 448.0f;
-  if (ue8m0) {
-    const uint32_t bits = __float_as_uint(s);
-    s = __uint_as_float((bits + 0x7fffffu) & 0x7f800000u);  // the next power of two
+// Columns [k0, k0 + length) of R rows to shared memory. Four at a time, neighbouring threads taking neighbouring groups, so that what they write lies side by side.
+template <int V, int R> __device__ inline void stage(float (&xs)[R][kChunk], const float* const (&x)[R], int rows, int k0, int length, bool by_four) {
+  if constexpr (V > 1) {
+    if (by_four) {
+      const int groups = length / V;
+      for (int i = threadIdx.x; i < groups * (V / 4); i += kWarps * 32) {
+        const int k = i % groups * V + i / groups * 4;
+#pragma unroll
+        for (int r = 0; r < R; ++r) *reinterpret_cast<float4*>(&xs[r][place_of<V>(k)]) = r < rows ? *reinterpret_cast<const float4*>(x[r] + k0 + k) : float4{0, 0, 0, 0};
+      }
+      return;
+    }
   }
-  for (int k = begin + lane; k < end; k += 32) {
-    float& x = row[place_of<V>(k)];
-    x = e4m3_pair(__nv_cvt_float_to_fp8(x / s, __NV_SATFINITE, __NV_E4M3)).x * s;
+  for (int i = threadIdx.x; i < length; i += kWarps * 32) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) xs[r][place_of<V>(i)] = r < rows ? x[r][k0 + i] : 0.0f;
   }
 }
 
@@ -58,23 +62,11 @@ __global__ void __launch_bounds__(kWarps * 32, 2) linear_kernel(const LinearCall
 #pragma unroll
   for (int c = 0; c < C; ++c) data[c] = w.data + min(first + c, s.n - 1) * s.stride;
   float acc[R][C] = {};
-  const int chunk = call.quantise ? max(1, kChunk / s.block_cols) * s.block_cols : kChunk;
-  for (int k0 = 0; k0 < s.k; k0 += chunk) {
-    const int length = min(chunk, s.k - k0);
+  for (int k0 = 0; k0 < s.k; k0 += kChunk) {
+    const int length = min(kChunk, s.k - k0);
     __syncthreads();
-    for (int i = threadIdx.x; i < length; i += kWarps * 32) {
-#pragma unroll
-      for (int r = 0; r < R; ++r) xs[r][place_of<V>(i)] = r < rows ? x[r][k0 + i] : 0.0f;
-    }
+    stage<V, R>(xs, x, rows, k0, length, call.x_aligned);
     __syncthreads();
-    if (call.quantise) {
-      const int blocks = (length + s.block_cols - 1) / s.block_cols;
-      for (int i = warp; i < R * blocks; i += kWarps) {
-        const int begin = i % blocks * s.block_cols;
-        quantise_block<V>(xs[i / blocks], begin, min(begin + s.block_cols, length), call.ue8m0, lane);
-      }
-      __syncthreads();
-    }
     if (first >= s.n) continue;
 #pragma unroll(R == 1 ? 2 : 1)
     for (int g = lane; g * V < length; g += 32) {

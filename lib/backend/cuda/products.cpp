@@ -12,22 +12,15 @@ using cuda::rows_of;
 
 namespace {
 
-constexpr int64_t kMostBlockCols = 1024;  // of w8a8: a block of activations is quantised in shared memory
-
-cuda::LinearCall call_of(const TensorView& out, const TensorView& x, const Weight& w, bool w8a8, bool ue8m0) {
+cuda::LinearCall call_of(const TensorView& out, const TensorView& x, const Weight& w) {
   cuda::LinearCall call{};
   call.out = rows_of(out);
   call.x = rows_of<const float>(x);
+  call.x_aligned = reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && call.x.stride % 4 == 0 && call.x.inner % 4 == 0;
   call.shape = cuda::shape_of(w);
   call.weight = cuda::memory_of(w);
   call.rows = static_cast<int32_t>(x.dim(0));
   call.heads = 1;
-  call.quantise = w8a8 && w.format == Format::fp8_block;
-  call.ue8m0 = ue8m0;
-  if (call.quantise && w.block_cols > kMostBlockCols) {
-    throw Error(Error::unsupported, "the cuda backend quantises activations in blocks of at most " + std::to_string(kMostBlockCols) + " columns, this weight's are " +
-                                        std::to_string(w.block_cols) + "; compute in w8a16");
-  }
   return call;
 }
 
@@ -38,12 +31,22 @@ bool alike(const cuda::LinearShape& a, const cuda::LinearShape& b) {
 
 }  // namespace
 
+// As the products take them: as they are, or quantised for w8a8. Grows to the largest ever asked for; captured steps still read what came before.
+TensorView CudaBackend::activations(TensorView x, const Weight& w) {
+  if (arithmetic_ != Arithmetic::w8a8 || w.format != Format::fp8_block) return x;
+  const size_t bytes = static_cast<size_t>(x.bytes());
+  if (quantised_.empty() || quantised_.back().size() < bytes) quantised_.push_back(device_.allocate(bytes));
+  const TensorView out = quantised_.back().view(DType::f32, {x.dim(0), x.dim(1)});
+  cuda::quantise(rows_of(out), rows_of<const float>(x), x.dim(0), x.dim(1), w.block_cols, ue8m0_, device_.stream());
+  return out;
+}
+
 void CudaBackend::linear(TensorView out, TensorView x, const Weight& w) {
   expect(is(out, 2) && is(x, 2) && cuda::is_weight(w) && out.dim(0) == x.dim(0) && out.dim(1) == w.out_dim() && x.dim(1) == w.in_dim() && x.dim(0) <= INT32_MAX, "linear",
          {{"out", &out}, {"x", &x}, {"w", &w.data}, {"scale", &w.scale}});
   if (out.elements() == 0) return;
   const Current current(device_.index());
-  cuda::linear(call_of(out, x, w, arithmetic_ == Arithmetic::w8a8, ue8m0_), device_.multiprocessors(), device_.stream());
+  cuda::linear(call_of(out, activations(x, w), w), device_.multiprocessors(), device_.stream());
 }
 
 void CudaBackend::linear_per_head(TensorView out, TensorView x, const Weight& w) {
@@ -57,7 +60,7 @@ void CudaBackend::linear_per_head(TensorView out, TensorView x, const Weight& w)
   head.format = w.format;
   head.data = TensorView(w.data.data, w.data.dtype, {w.data.dim(1), w.data.dim(2)}, w.data.place);
   head.data.stride[0] = w.data.stride[1];
-  cuda::LinearCall call = call_of(out, x, head, false, false);
+  cuda::LinearCall call = call_of(out, x, head);
   call.heads = static_cast<int32_t>(x.dim(1));
   call.head_stride = w.data.stride[0] * dtype_size(w.data.dtype);
   call.shape.aligned = call.shape.aligned && call.head_stride % 16 == 0;
@@ -89,7 +92,7 @@ void CudaBackend::grouped_linear(TensorView out, TensorView x, std::span<const W
     return;
   }
   const Current current(device_.index());
-  cuda::LinearCall call = call_of(out, x, *first, arithmetic_ == Arithmetic::w8a8, ue8m0_);
+  cuda::LinearCall call = call_of(out, activations(x, *first), *first);
   call.experts = table_of(experts);
   constexpr size_t kMost = cuda::Device::kParameterBytes / sizeof(cuda::LinearTile);
   for (size_t begin = 0; begin < tiles.size(); begin += kMost) {
@@ -122,7 +125,7 @@ const cuda::LinearWeight* CudaBackend::table_of(std::span<const Weight> experts)
 }
 
 void CudaBackend::expert_product(TensorView out, TensorView x, std::span<const Weight> experts, const cuda::Pairs& pairs, const int32_t* gather) {
-  cuda::LinearCall call = call_of(out, x, experts.front(), arithmetic_ == Arithmetic::w8a8, ue8m0_);
+  cuda::LinearCall call = call_of(out, activations(x, experts.front()), experts.front());
   call.tiles = pairs.tiles;
   call.num_tiles = pairs.num_tiles;
   call.experts = table_of(experts);
@@ -154,9 +157,10 @@ bool CudaBackend::routed_experts(TensorView out, TensorView x, TensorView expert
   const cuda::Pairs pairs{room.rows.as<int32_t>(), room.scale.as<float>(), &memory[0].expert, memory + 1, static_cast<int32_t>(tiles)};
   const cudaStream_t stream = device_.stream();
   cuda::pair_up(pairs, rows_of<const int32_t>(experts), rows_of<const float>(weights), rows, k, first_expert, own, stream);
+  const TensorView act = room.act.rows(0, most);
   expert_product(room.gate_up, x, gate_up, pairs, pairs.rows);
-  cuda::silu_mul(rows_of(room.act), rows_of<const float>(room.gate_up), most, inner, stream);  // rows beyond the last pair hold anything, and are not looked at
-  expert_product(room.out, room.act, down, pairs, nullptr);
+  cuda::silu_mul(rows_of(act), rows_of<const float>(room.gate_up), most, inner, stream);  // rows beyond the last pair hold anything, and are not looked at
+  expert_product(room.out, act, down, pairs, nullptr);
   cuda::scatter_add(rows_of(out), rows, rows_of<const float>(room.out), pairs.rows, pairs.scale, most, pairs.count, out.dim(1), device_.fault_sink(), stream);
   return true;
 }
