@@ -90,7 +90,8 @@ int run_rank_threads(const char* program, int ranks, const std::function<int(dsi
       const std::lock_guard lock(guard);
       status = std::max(status, mine);
     } catch (const std::exception& e) {
-      world.report_failure(e.what());
+      const auto* error = dynamic_cast<const dsinfer::Error*>(&e);
+      if (!error || error->rank() < 0) world.report_failure(e.what());  // what names a rank is known to all
       const std::lock_guard lock(guard);
       if (failure.empty() || world.rank() == 0) failure = e.what();
     }
