@@ -3,6 +3,7 @@
 #include "dsinfer/error.hpp"
 #include "weights/layout.hpp"
 #include "weights/load_terms.hpp"
+#include "weights/load_run.hpp"
 #include "weights/loader.hpp"
 #include "weights/read_plan.hpp"
 
@@ -11,7 +12,7 @@ namespace {
 
 // What a rank's staging and handing take at most, as LoadRun shares options.host_bytes out.
 int64_t host_peak(const RankLoad& load, const LoadOptions& options) {
-  return std::min(options.host_bytes / 2, load.bytes_read) + std::min(options.host_bytes / 4, load.bytes_sent) + std::min(options.host_bytes / 4, load.bytes_received);
+  return std::min(staging_share(load, options.host_bytes), load.bytes_read) + std::min(options.host_bytes / 4, load.bytes_sent) + std::min(options.host_bytes / 4, load.bytes_received);
 }
 
 }  // namespace

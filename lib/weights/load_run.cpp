@@ -29,7 +29,7 @@ bool remote(const LoadTask& task) {
 
 LoadRun::LoadRun(const LoadTask& task)
     : task_(task), rank_(task.world.rank()), rank_plan_(task.plan.rank(rank_)), expected_(task.reads.ranks[static_cast<size_t>(rank_)].bytes_received),
-      staging_(task.options.host_bytes / 2), handing_(task.world, task.options.host_bytes / 4), queue_(make_read_queue(io_engine(task.options.method), depth_of(task), remote(task))) {
+      staging_(staging_share(task.reads.ranks[static_cast<size_t>(rank_)], task.options.host_bytes)), handing_(task.world, task.options.host_bytes / 4), queue_(make_read_queue(io_engine(task.options.method), depth_of(task), remote(task))) {
   for (size_t i = 0; i < task_.pieces.size(); ++i) piece_of_[task_.pieces[i].tensor.spec] = static_cast<int>(i);
   expected_by_phase_.resize(static_cast<size_t>(task_.reads.phases));
   for (size_t i = 0; i < task_.reads.chunks.size(); ++i) {
@@ -197,6 +197,7 @@ bool LoadRun::collect() {
     } else {
       serving_.push_back(done->tag);
     }
+    submit();  // landing took a while: what could be read meanwhile shall be under way
   }
   return any;
 }

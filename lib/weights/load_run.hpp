@@ -27,6 +27,9 @@ struct LoadTask {
   const LoadOptions& options;
 };
 
+/// Of LoadOptions::host_bytes: all of it for reads where nothing is handed on, else half, and a quarter each for what goes out and what comes in.
+inline int64_t staging_share(const RankLoad& load, int64_t host_bytes) { return load.bytes_sent + load.bytes_received > 0 ? host_bytes / 2 : host_bytes; }
+
 class LoadRun {
  public:
   explicit LoadRun(const LoadTask& task);
