@@ -248,6 +248,25 @@ TEST(PublicLoad, RefusesLimitsThatNoLoadCanKeep) {
   }
 }
 
+TEST(PublicLoad, RefusesAFileThatIsWrittenToMeanwhile) {
+  ScratchFolder folder;
+  const ModelConfig config = testing_support::write_checkpoint(folder.path(), tiny_config_json(), {});
+  const auto world = single_world();
+  std::filesystem::path file;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path())) if (entry.path().extension() == ".safetensors") file = entry.path();
+  LoadOptions options;
+  options.progress = [&](const LoadProgress& progress) {
+    if (progress.bytes_done == progress.bytes_total) std::filesystem::last_write_time(file, std::filesystem::file_time_type::clock::now() + 1h);
+    return true;
+  };
+  try {
+    load(*world, folder.path(), solve(config, PlanRequest{}), options);
+    FAIL() << "loaded";
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), AllOf(HasSubstr(file.filename().string()), HasSubstr("written to while it was read")));
+  }
+}
+
 TEST(PublicLoad, RefusesAPlanForOtherRanks) {
   ScratchFolder folder;
   const ModelConfig config = testing_support::write_checkpoint(folder.path(), tiny_config_json(), {});

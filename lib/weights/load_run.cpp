@@ -1,10 +1,13 @@
 #include "weights/load_run.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 
 #include "core/wait.hpp"
 #include "dsinfer/error.hpp"
+#include "storage/local_file.hpp"
 #include "weights/loader.hpp"
 
 namespace dsinfer {
@@ -88,6 +91,17 @@ void LoadRun::run() {
     }
   }
   report(true);
+  check_files();
+}
+
+// A file that somebody wrote to in place meanwhile may be a mixture of two.
+void LoadRun::check_files() const {
+  for (const auto& [number, source] : sources_) {
+    const std::shared_ptr<LocalFile> file = source->path() ? local_file(*source) : nullptr;
+    if (!file || file_version(file->descriptor()) == source->version()) continue;
+    throw Error(Error::io, fmt::format("{}: was written to while it was read (size and time of change {}, now {}); load again when nobody writes to it", source->name(),
+                                       source->version(), file_version(file->descriptor())));
+  }
 }
 
 bool LoadRun::finished() const {

@@ -75,6 +75,7 @@ class LoadRun {
   void advance_phase();
   void report(bool always);
   void check_stall(bool moved, bool heard);
+  void check_files() const;
   bool finished() const;
 
   LoadTask task_;
