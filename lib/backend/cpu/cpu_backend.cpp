@@ -11,15 +11,8 @@
 namespace dsinfer {
 namespace cpu {
 
-void expect(bool fits, const char* op, std::initializer_list<std::pair<const char*, const TensorView*>> views) {
-  if (fits) return;
-  std::string text = fmt::format("{}: shapes or dtypes do not fit together:", op);
-  for (const auto& [name, view] : views) {
-    text += fmt::format(" {} {} {}", name, view->rank ? view->shape_text() : "absent", view->rank ? dtype_name(view->dtype) : "");
-    if (view->rank && !view->contiguous()) text += " strided";
-    if (view->place != Place::host) text += " on a device";
-  }
-  throw Error(Error::internal, text);
+void expect(bool fits, const char* op, NamedViews views) {
+  if (!fits) refuse_operands(op, views, Place::host);
 }
 
 bool is(const TensorView& view, int rank, DType dtype) {
@@ -29,23 +22,7 @@ bool is(const TensorView& view, int rank, DType dtype) {
   return view.data != nullptr && (view.stride[last] == 1 || view.shape[last] == 1);
 }
 
-bool is_weight(const Weight& w) {
-  switch (w.format) {
-    case Format::f32: return is(w.data, 2, DType::f32);
-    case Format::bf16: return is(w.data, 2, DType::bf16);
-    case Format::f16: return is(w.data, 2, DType::f16);
-    case Format::int4_group: {
-      const bool scaled = is(w.scale, 2, DType::f16) || is(w.scale, 2, DType::bf16) || is(w.scale, 2, DType::f32);
-      const int64_t group = w.block_cols;
-      return is(w.data, 2, DType::u8) && scaled && group > 0 && group % 2 == 0 && w.scale.dim(0) == w.out_dim() && w.scale.dim(1) * group == w.in_dim() &&
-             (!w.zeros || (is(w.zeros, 1, DType::u8) && w.zeros.dim(0) >= (w.out_dim() * w.scale.dim(1) + 1) / 2));
-    }
-    case Format::fp8_block: break;
-  }
-  const int64_t r = w.block_rows, c = w.block_cols;
-  return is(w.data, 2, DType::e4m3) && is(w.scale, 2) && r > 0 && c > 0 && w.scale.dim(0) == (w.out_dim() + r - 1) / r &&
-         w.scale.dim(1) == (w.in_dim() + c - 1) / c;
-}
+bool is_weight(const Weight& w) { return dsinfer::is_weight(w, is); }
 
 Matrix matrix_of(const Weight& w) {
   Matrix m{w.data.data, w.data.stride[0] * dtype_size(w.data.dtype)};

@@ -1,13 +1,12 @@
 /// CpuBackend: the reference form of every operation, on a pool of threads with f32 sums of fixed order (see kernels.hpp).
 #pragma once
-#include <initializer_list>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "backend/backend.hpp"
 #include "backend/cpu/kernels.hpp"
 #include "backend/cpu/thread_pool.hpp"
+#include "backend/operands.hpp"
 
 namespace dsinfer {
 
@@ -73,7 +72,7 @@ class DSINFER_INTERNAL CpuBackend final : public Backend {
 namespace cpu {
 
 /// Throws Error::internal that names the operation and what it was given, unless `fits`.
-void expect(bool fits, const char* op, std::initializer_list<std::pair<const char*, const TensorView*>> views);
+void expect(bool fits, const char* op, NamedViews views);
 /// f32 (or the dtype given), that rank, innermost stride 1 (where there is more than one element), on the host.
 bool is(const TensorView& view, int rank, DType dtype = DType::f32);
 /// As `is`, for one of the formats, with scales that cover it.

@@ -8,15 +8,8 @@
 namespace dsinfer {
 namespace cuda {
 
-void expect(bool fits, const char* op, std::initializer_list<std::pair<const char*, const TensorView*>> views) {
-  if (fits) return;
-  std::string text = fmt::format("{}: shapes or dtypes do not fit together:", op);
-  for (const auto& [name, view] : views) {
-    text += fmt::format(" {} {} {}", name, view->rank ? view->shape_text() : "absent", view->rank ? dtype_name(view->dtype) : "");
-    if (view->rank && !view->contiguous()) text += " strided";
-    if (view->place != Place::device) text += " on the host";
-  }
-  throw Error(Error::internal, text);
+void expect(bool fits, const char* op, NamedViews views) {
+  if (!fits) refuse_operands(op, views, Place::device);
 }
 
 bool is(const TensorView& view, int rank, DType dtype) {
@@ -29,20 +22,7 @@ bool is(const TensorView& view, int rank, DType dtype) {
 bool is_weight(const Weight& w) {
   constexpr int64_t kMost = INT32_MAX;  // kernels count outputs and depth in 32 bits
   if (w.data.rank != 2 || w.out_dim() > kMost || w.in_dim() > kMost) return false;
-  switch (w.format) {
-    case Format::f32: return is(w.data, 2, DType::f32);
-    case Format::bf16: return is(w.data, 2, DType::bf16);
-    case Format::f16: return is(w.data, 2, DType::f16);
-    case Format::int4_group: {
-      const bool scaled = is(w.scale, 2, DType::f16) || is(w.scale, 2, DType::bf16) || is(w.scale, 2, DType::f32);
-      const int64_t group = w.block_cols;
-      return is(w.data, 2, DType::u8) && scaled && group > 0 && group % 2 == 0 && w.scale.dim(0) == w.out_dim() && w.scale.dim(1) * group == w.in_dim() &&
-             (!w.zeros || (is(w.zeros, 1, DType::u8) && w.zeros.dim(0) >= (w.out_dim() * w.scale.dim(1) + 1) / 2));
-    }
-    case Format::fp8_block: break;
-  }
-  const int64_t r = w.block_rows, c = w.block_cols;
-  return is(w.data, 2, DType::e4m3) && is(w.scale, 2) && r > 0 && c > 0 && w.scale.dim(0) == (w.out_dim() + r - 1) / r && w.scale.dim(1) == (w.in_dim() + c - 1) / c;
+  return dsinfer::is_weight(w, is);
 }
 
 LinearWeight memory_of(const Weight& w) {

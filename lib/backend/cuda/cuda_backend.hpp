@@ -1,13 +1,12 @@
 /// CudaBackend: every operation on a plain path for sm_80 and later, on one stream of one GPU. Activations are f32.
 /// Steps of a key are captured as CUDA graphs. Indices that lie outside of their tensors are found on the device and thrown by the next copy to the host.
 #pragma once
-#include <initializer_list>
 #include <map>
-#include <utility>
 
 #include "backend/backend.hpp"
 #include "backend/cuda/device.hpp"
 #include "backend/cuda/step_graphs.hpp"
+#include "backend/operands.hpp"
 
 namespace dsinfer {
 
@@ -72,7 +71,7 @@ class CudaBackend final : public Backend {
 namespace cuda {
 
 /// Throws Error::internal that names the operation and what it was given, unless `fits`.
-void expect(bool fits, const char* op, std::initializer_list<std::pair<const char*, const TensorView*>> views);
+void expect(bool fits, const char* op, NamedViews views);
 /// f32 (or the dtype given), that rank, innermost stride 1 (where there is more than one element), on the device.
 bool is(const TensorView& view, int rank, DType dtype = DType::f32);
 /// As `is`, for one of the formats, with scales that cover it.
