@@ -177,9 +177,8 @@ void LoadRun::submit_parts(Slot& slot, uint64_t tag) {
     const int64_t offset = task_.reads.offset(p), bytes = (p.end - p.begin) * task_.reads.row_bytes(tensor(p));
     std::byte* place = nullptr;
     if (bytes >= kLongPart) {
-      const int piece = piece_of_.at(tensor(p).spec);
-      const int64_t first = task_.pieces[static_cast<size_t>(piece)].cut.rows.begin;
-      place = task_.landing.direct(piece, p.begin - first, p.end - first);
+      const Portion own = portion(p, {p.begin, p.end});
+      place = task_.landing.direct(own.piece, own.begin, own.end);
     }
     if (place) {
       flush();
@@ -239,9 +238,8 @@ void LoadRun::land_own(Slot& slot) {
     const int64_t size = dtype_size(tensor(p).dtype), bytes = mine.elements() * size;
     landed_ += bytes;
     if (slot.landed[static_cast<size_t>(i)]) {
-      const int piece = piece_of_.at(tensor(p).spec);
-      const int64_t first = task_.pieces[static_cast<size_t>(piece)].cut.rows.begin;
-      task_.landing.arrived(piece, p.begin - first, p.end - first);
+      const Portion own = portion(p, {p.begin, p.end});
+      task_.landing.arrived(own.piece, own.begin, own.end);
       continue;
     }
     const std::byte* rows = slot.block->data() + (task_.reads.offset(p) - slot.base);
@@ -257,10 +255,15 @@ void LoadRun::land_own(Slot& slot) {
   }
 }
 
-void LoadRun::land(const ChunkPart& p, const Cut& mine, std::span<const std::byte> bytes) {
+LoadRun::Portion LoadRun::portion(const ChunkPart& p, const Range& rows) const {
   const int piece = piece_of_.at(tensor(p).spec);
   const int64_t first = task_.pieces[static_cast<size_t>(piece)].cut.rows.begin;
-  task_.landing.take(piece, mine.rows.begin - first, mine.rows.end - first, bytes);
+  return {piece, rows.begin - first, rows.end - first};
+}
+
+void LoadRun::land(const ChunkPart& p, const Cut& mine, std::span<const std::byte> bytes) {
+  const Portion own = portion(p, mine.rows);
+  task_.landing.take(own.piece, own.begin, own.end, bytes);
 }
 
 }  // namespace dsinfer

@@ -71,6 +71,11 @@ class LoadRun {
   void land_own(Slot& slot);
   void take(int64_t index, std::string_view payload);
   void hold_back_or_take(int64_t index, std::string_view payload);
+  struct Portion {
+    int piece;
+    int64_t begin, end;                        // rows, counted from the piece's first
+  };
+  Portion portion(const ChunkPart& p, const Range& rows) const;
   void land(const ChunkPart& p, const Cut& mine, std::span<const std::byte> bytes);
   void advance_phase();
   void report(bool always);
