@@ -138,6 +138,120 @@ TEST_F(HopperRows, LatentsAreNormedRotatedAndAppended) {
   }
 }
 
+TEST_F(HopperRows, LatentsAreAppendedInFp8WithAScalePer128) {
+  const int tokens = 4, row_bytes = int(hopper::kv_row_bytes(hopper::KvFormat::fp8));
+  ASSERT_EQ(656, row_bytes);
+  Device<bf16> a(size_t(tokens) * 2112);
+  Device<float> q_norm(1536), kv_norm(512), rope(128 * 64), q_scale(tokens * 12);
+  Device<uint8_t> q(size_t(tokens) * 1536), cache(size_t(5) * 64 * row_bytes);
+  fill(a, 55, 1), fill(q_norm, 56, 0.2f, 1), fill(kv_norm, 57, 0.2f, 1), fill(rope, 58, 0.7f);
+  const std::vector<int> positions{0, 63, -1, 70}, table{4, 0, 1, 0, 2, 0, 0, 3};
+  Device<int> positions_device(positions), table_device(table);
+  for (const bool ue8m0 : {false, true}) {
+    cache.poison();
+    const hopper::Latent l{a,       q_norm, kv_norm, rope,  positions_device,     table_device, cache, q,
+                           q_scale, 2,      1e-6f,   ue8m0, hopper::KvFormat::fp8};
+    ASSERT_CUDA(hopper::latents(l, tokens, nullptr));
+    ASSERT_CUDA(cudaDeviceSynchronize());
+    const auto as = a.host();
+    const auto kn = kv_norm.host(), turn = rope.host();
+    auto rows = cache.host();
+    for (int t = 0; t < tokens; ++t) {
+      if (positions[t] < 0) continue;
+      const bf16* in = &as[size_t(t) * 2112];
+      double square = 0;
+      for (int i = 0; i < 512; ++i) square += double(float(in[1536 + i])) * double(float(in[1536 + i]));
+      uint8_t* row = &rows[(size_t(table[t * 2 + positions[t] / 64]) * 64 + positions[t] % 64) * row_bytes];
+      for (int b = 0; b < 4; ++b) {
+        double expected[128], amax = 1e-4;
+        for (int i = 0; i < 128; ++i) {
+          expected[i] = float(in[1536 + b * 128 + i]) / std::sqrt(square / 512 + 1e-6) * kn[b * 128 + i];
+          amax = std::max(amax, std::abs(expected[i]));
+        }
+        float scale;
+        std::memcpy(&scale, row + 512 + b * 4, 4);
+        EXPECT_GE(scale, amax / 448 * (1 - 1e-6));
+        EXPECT_LE(scale, amax / 448 * (ue8m0 ? 2 : 1 + 1.0 / 128));
+        EXPECT_EQ(scale, float(bf16(scale)));
+        EXPECT_EQ(ue8m0 ? std::exp2(std::round(std::log2(scale))) : scale, scale);
+        for (int i = 0; i < 128; ++i)
+          EXPECT_NEAR(expected[i], double(float(e4m3_value(row[b * 128 + i]))) * scale, std::abs(expected[i]) / 15.9 + scale / 500);
+      }
+      for (int j = 0; j < 32; ++j) {
+        const double c = turn[positions[t] * 64 + 2 * j], s = turn[positions[t] * 64 + 2 * j + 1], x = float(in[2048 + 2 * j]),
+                     y = float(in[2049 + 2 * j]);
+        bf16 pair[2];
+        std::memcpy(pair, row + 528 + j * 4, 4);
+        EXPECT_NEAR(x * c - y * s, float(pair[0]), 0.02);
+        EXPECT_NEAR(x * s + y * c, float(pair[1]), 0.02);
+      }
+      std::memset(row, 0xff, size_t(row_bytes));
+    }
+    EXPECT_EQ(rows.size(), size_t(std::count(rows.begin(), rows.end(), 0xff))) << "a row that no token has";  // the padding row's neither
+  }
+}
+
+TEST_F(HopperRows, PaddingRowsGoToNoExpertAndAppendNothing) {
+  const int tokens = 12, experts = 256, k = 8, hidden = 7168;
+  const hopper::RouteOptions plain;
+  std::vector<int> positions(tokens, 5);
+  positions[3] = positions[10] = positions[11] = -1;
+  Device<int> positions_device(positions);
+  Device<float> partial(size_t(hopper::kGateParts) * tokens * experts), bias(experts), weights(size_t(tokens) * k);
+  fill(partial, 64, 1), fill(bias, 65, 0.05f);
+  Device<int> chosen(tokens * k), slot(tokens * k), rows(tokens * (k + 1)), num_runs(2);
+  cudaMemset(num_runs, 0, num_runs.bytes());
+  Device<uint8_t> runs(size_t(hopper::max_runs(tokens, k, experts)) * hopper::kExpertRunBytes);
+  const hopper::Routed routed{chosen, weights, slot, rows, reinterpret_cast<hopper::ExpertRun*>(static_cast<uint8_t*>(runs)), num_runs};
+  ASSERT_CUDA(hopper::route(routed, partial, bias, nullptr, tokens, plain, nullptr));
+  ASSERT_CUDA(cudaDeviceSynchronize());
+  const auto all = chosen.host();
+  const auto all_weights = weights.host();
+  hopper::RouteOptions padded;
+  padded.positions = positions_device;
+  ASSERT_CUDA(hopper::route(routed, partial, bias, nullptr, tokens, padded, nullptr));
+  ASSERT_CUDA(cudaDeviceSynchronize());
+  const auto some = chosen.host(), slots = slot.host(), count = num_runs.host(), rows_host = rows.host();
+  const auto some_weights = weights.host();
+  struct Run {
+    int expert, first, count, pad;
+  };
+  std::vector<Run> list(count[0]);
+  const auto raw = runs.host();
+  std::memcpy(list.data(), raw.data(), list.size() * sizeof(Run));
+  int routed_pairs = 0;
+  for (const Run& run : list) {
+    ASSERT_TRUE(run.expert >= 0 && run.expert <= experts);
+    if (run.expert < experts) routed_pairs += run.count;
+  }
+  EXPECT_EQ((tokens - 3) * k, routed_pairs);
+  for (int t = 0; t < tokens; ++t)
+    for (int i = 0; i < k; ++i) {
+      const int pair = t * k + i;
+      if (positions[t] < 0) {
+        EXPECT_EQ(-1, some[pair]);
+        EXPECT_EQ(-1, slots[pair]);
+        EXPECT_EQ(0.0f, some_weights[pair]);
+        continue;
+      }
+      EXPECT_EQ(all[pair], some[pair]);
+      EXPECT_EQ(all_weights[pair], some_weights[pair]);
+      ASSERT_TRUE(slots[pair] >= 0 && slots[pair] < routed_pairs);
+      EXPECT_EQ(t, rows_host[slots[pair]]);
+    }
+  // the sum of a padding row's experts is 0, whatever stands in y
+  Device<bf16> y(size_t(tokens) * (k + 1) * hidden);
+  Device<float> residual(size_t(tokens) * hidden), norm(hidden);
+  fill(norm, 66, 0.1f, 1);
+  cudaMemset(residual, 0, residual.bytes());
+  hopper::AddNorm a{};
+  a.residual = residual, a.x = y, a.weight = norm, a.slot = slot, a.route_weight = weights, a.top_k = k, a.shared_first = -1, a.eps = 1e-6f;
+  ASSERT_CUDA(hopper::add_norm(a, tokens, hidden, nullptr));
+  ASSERT_CUDA(cudaDeviceSynchronize());
+  const auto sums = residual.host();
+  for (int i = 0; i < hidden; ++i) EXPECT_EQ(0.0f, sums[size_t(3) * hidden + i]);
+}
+
 /// V3's gate on the host, in the order of the report: sigmoid, bias for choosing, two best of each group, top-k.
 void route_on_host(const std::vector<double>& logits, const std::vector<float>& bias, std::vector<int>& experts,
                    std::vector<double>& weights) {

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(256)
       if (const int token = first + t * 2 + i; token < tokens)
         *reinterpret_cast<uint32_t*>(q + (size_t(token) * heads + head) * 576 + row) = pack_bf16(sum[i], sum[2 + i]);
     if (const int token = first + warp; blockIdx.y == 0 && token < tokens) {
-      const float2 turn = reinterpret_cast<const float2*>(rope + size_t(positions[token]) * 64)[lane];
+      const float2 turn = reinterpret_cast<const float2*>(rope + size_t(max(positions[token], 0)) * 64)[lane];
       const uint32_t xy = reinterpret_cast<const uint32_t*>(q_b + (size_t(token) * heads + head) * 192 + 128)[lane];
       const float u = bf16_low(xy), v = bf16_high(xy);
       reinterpret_cast<uint32_t*>(q + (size_t(token) * heads + head) * 576 + 512)[lane] =

@@ -2,7 +2,8 @@
 /// Nothing here allocates or synchronises; every call may be captured in a graph, and each starts as a programmatic dependent of the call
 /// before it on the stream (weights may be read before that one ends, everything else after). Wrong dimensions: cudaErrorInvalidValue. No
 /// tokens: nothing is done. Activations between kernels are bf16, the residual f32. "Quantised": E4M3 bytes [rows, K] and f32 scales [rows,
-/// K/128], one per 1×128 block.
+/// K/128], one per 1×128 block. A token whose position is negative is a padding row: it appends nothing, goes to no routed expert (expert
+/// and slot -1, weight 0), its attention is 0, and what the other kernels make of it depends on its own row alone.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -38,9 +39,9 @@ struct ExpertRun;
 
 /// The routed tokens of one layer, made on the device by `route`.
 struct Routed {
-  int* experts;     // [T, k] chosen, by score descending, ties to the lower index
+  int* experts;     // [T, k] chosen, by score descending, ties to the lower index; -1 in padding rows
   float* weights;   // [T, k]
-  int* slot;        // [T, k] position of the pair
+  int* slot;        // [T, k] position of the pair; -1 in padding rows
   int* rows;        // [T·k + T] token of each position; the last T are 0 … T-1, for the shared expert
   ExpertRun* runs;  // [max_runs(T, k, E)] compact; the shared expert's first
   int* num_runs;    // [2]: how many; and a count of blocks, 0 before the first call and after each
@@ -54,6 +55,7 @@ struct RouteOptions {
   int experts = 256, n_group = 8, topk_group = 4, top_k = 8;
   bool normalise = true;
   float scale = 2.5f;
+  const int* positions = nullptr;  // [T]: negative for padding rows; null: there are none
   bool shared = true;  // the shared expert joins the runs as expert number `experts`, one position a token after the routed ones
 };
 
@@ -95,6 +97,15 @@ cudaError_t add_norm(const AddNorm& a, int tokens, int dim, cudaStream_t stream)
 /// x [rows, dim] bf16 to quantised. dim a multiple of 128.
 cudaError_t quantise(uint8_t* q, float* scale, const bf16* x, int64_t rows, int64_t dim, bool ue8m0, cudaStream_t stream);
 
+/// What a row of the latent cache is: 512 normed latents and the 64 rotated rope channels of one position; a page holds 64 rows.
+enum class KvFormat {
+  bf16,  // 576 bf16: 1152 bytes
+  fp8,   // 512 E4M3; 4 f32 scales, one per 128 latents (latent = byte · scale); 64 bf16 rope channels: 656 bytes
+};
+constexpr int kKvPageRows = 64;
+constexpr int64_t kFp8KvRowBytes = 512 + 4 * 4 + 64 * 2, kBf16KvRowBytes = 576 * 2;
+constexpr int64_t kv_row_bytes(KvFormat format) { return format == KvFormat::fp8 ? kFp8KvRowBytes : kBf16KvRowBytes; }
+
 /// What follows the joined q_a + kv_a product [T, 1536 + 512 + 64]: the query latents normed and quantised; the cached latents normed, the
 /// rope key rotated (interleaved pairs), both appended to the token's page slot.
 struct Latent {
@@ -104,12 +115,15 @@ struct Latent {
   const float* rope;       // [max_positions, 64]: cos, sin of pair j at 2j, 2j+1
   const int* positions;    // [T]
   const int* block_table;  // [T, max_pages]
-  bf16* cache;             // [pages, 64, 576]
+  void* cache;             // [pages, 64] rows of `format`, 16-byte aligned
   uint8_t* q;              // [T, 1536]
   float* q_scale;          // [T, 12]
   int max_pages;
   float eps;
   bool ue8m0;
+  /// FP8: scale = max(amax, 1e-4) / 448, at most 255, rounded up to bf16's eight bits (so that byte · scale is one bf16 product), or with
+  /// `ue8m0` to a power of two.
+  KvFormat format = KvFormat::bf16;
 };
 cudaError_t latents(const Latent& a, int tokens, cudaStream_t stream);
 
@@ -126,13 +140,14 @@ cudaError_t expand_values(uint8_t* o, float* o_scale, const bf16* u, const bf16*
 struct MlaDecode {
   bf16* u;                 // [T, heads, 512]
   const bf16* q;           // [T, heads, 576]
-  const bf16* cache;       // [pages, 64, 576]
+  const void* cache;       // [pages, 64] rows of `format`; the rows of these tokens written at least two calls before this one
   const int* block_table;  // [T, max_pages]
   const int* positions;    // [T]
   float* partial;          // mla_workspace bytes
   int tokens, heads, max_pages;
   int parts;  // 1 … kMaxMlaParts: each token's pages are cut into that many equal runs; fixed per bucket, so that graphs can replay
   float scale;
+  KvFormat format = KvFormat::bf16;
 };
 constexpr int kMaxMlaParts = 64;
 /// Parts that fill the device for T tokens whose sequences are at most max_positions long.

@@ -45,19 +45,24 @@ __global__ void __launch_bounds__(256, 1) mla_kernel(const __grid_constant__ Mla
 
   const int part = blockIdx.x, head0 = blockIdx.y * kHeads, token = blockIdx.z;
   const int thread = threadIdx.x, half = thread / 128, warp = thread / 32 % 4, lane = thread % 32, g = lane / 4, t = lane % 4;
-  const int position = a.positions[token], num_pages = position / kPage + 1;
+  const int position = a.positions[token], num_pages = position < 0 ? 0 : position / kPage + 1;
   const int each = (num_pages + a.parts - 1) / a.parts, first = part * each, last = min(num_pages, first + each);
   const int* table = a.block_table + size_t(token) * a.max_pages;
 
   auto load_page = [&](int page, int stage) {
-    copy_tile(pages + stage * kTileBytes, a.cache + size_t(table[page]) * kPage * kRow, position + 1 - page * kPage);
+    copy_tile(pages + stage * kTileBytes, static_cast<const bf16*>(a.cache) + size_t(table[page]) * kPage * kRow,
+              position + 1 - page * kPage);
   };
   // The cache was written by an earlier kernel than the one just before this: it may be read at once.
   if (first < last) load_page(first, 0);
   wait_for_producers();
   let_dependents_start();
   if (first >= last) {
-    if (thread < kHeads && head0 + thread < a.heads) a.partial[(size_t(token) * a.parts + part) * a.heads + head0 + thread] = -INFINITY;
+    if (a.parts == 1)
+      for (int i = thread; i < min(kHeads, a.heads - head0) * kLatent / 8; i += 256)  // a padding row
+        reinterpret_cast<uint4*>(a.u + (size_t(token) * a.heads + head0) * kLatent)[i] = uint4{};
+    else if (thread < kHeads && head0 + thread < a.heads)
+      a.partial[(size_t(token) * a.parts + part) * a.heads + head0 + thread] = -INFINITY;
     return;
   }
   copy_tile(q_tile, a.q + (size_t(token) * a.heads + head0) * kRow, a.heads - head0);
@@ -182,6 +187,10 @@ __global__ void __launch_bounds__(256) merge_kernel(const __grid_constant__ MlaD
   float top = fmaxf(l0, l1);
 #pragma unroll
   for (int offset = 16; offset > 0; offset >>= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, offset));
+  if (top == -INFINITY) {  // a padding row
+    *reinterpret_cast<uint2*>(a.u + size_t(row) * kLatent + column) = uint2{};
+    return;
+  }
   const float w0 = exp2f(l0 - top), w1 = exp2f(l1 - top), inverse = 1.0f / warp_sum(w0 + w1);
   const float* u = a.partial + size_t(a.tokens) * a.parts * a.heads + (size_t(token) * a.parts * a.heads + head) * kLatent + column;
   float sum[4] = {};
@@ -225,6 +234,7 @@ int64_t mla_workspace(int tokens, int heads, int parts) { return int64_t(tokens)
 cudaError_t mla_decode(const MlaDecode& a, cudaStream_t stream) {
   if (a.tokens == 0) return cudaSuccess;
   if (a.parts < 1 || a.parts > kMaxMlaParts || a.heads % 4 != 0) return cudaErrorInvalidValue;
+  if (a.format != KvFormat::bf16) return cudaErrorNotSupported;
   const dim3 grid(unsigned(a.parts), unsigned((a.heads + kHeads - 1) / kHeads), unsigned(a.tokens));
   const cudaError_t started = start(mla_kernel, grid, 256, kSharedBytes, stream, true, a);
   if (started != cudaSuccess || a.parts == 1) return started;

@@ -121,6 +121,7 @@ __device__ void choose(const Routed& out, const float* partial, const float* bia
     total += value;
     if (lane == k) weight = value, expert = pick;
   }
+  if (o.positions && o.positions[token] < 0) expert = -1, weight = 0;
   if (lane < o.top_k) {
     out.experts[token * o.top_k + lane] = expert;
     out.weights[token * o.top_k + lane] = (o.normalise ? weight / (total + 1e-20f) : weight) * o.scale;
@@ -198,7 +199,10 @@ __global__ void __launch_bounds__(kRouteThreads)
   for (int chunk = warp; chunk < chunks; chunk += kRouteWarps) {
     const int pair = chunk * 32 + lane, mine = pair < pairs ? __ldcg(out.experts + pair) : -1 - lane;
     const uint32_t same = __match_any_sync(~0u, mine);
-    if (mine < 0) continue;
+    if (mine < 0) {
+      if (pair < pairs) out.slot[pair] = -1;
+      continue;
+    }
     const int position = expert_first[mine] + before[chunk * 256 + mine] + __popc(same & ((1u << lane) - 1));
     out.slot[pair] = position;
     out.rows[position] = pair / o.top_k;

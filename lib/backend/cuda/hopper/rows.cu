@@ -58,10 +58,11 @@ __global__ void __launch_bounds__(kThreads) add_norm_kernel(const __grid_constan
     float sum[8] = {};
 #pragma unroll 8
     for (int k = 0; k < a.top_k; ++k) {
+      const int slot = a.slot[token * a.top_k + k];
       const float weight = a.route_weight[token * a.top_k + k];
-      load8(a.x + size_t(a.slot[token * a.top_k + k]) * kDim + column, x);
+      load8(a.x + size_t(max(slot, 0)) * kDim + column, x);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sum[i] += weight * x[i];
+      for (int i = 0; i < 8; ++i) sum[i] += weight * (slot < 0 ? 0 : x[i]);  // a padding row's pairs went nowhere
     }
     if (a.shared_first >= 0) {
       load8(a.x + (a.shared_first + token) * kDim + column, x);
@@ -103,6 +104,20 @@ __global__ void __launch_bounds__(256) quantise_kernel(uint8_t* q, float* scale,
   store_quantised(v, q + mine * 128 + threadIdx.x % 16 * 8, scale + mine, ue8m0);
 }
 
+/// Eight latents of a block of 128 to an FP8 cache row; the rounding of the scale is told at Latent::format.
+__device__ void store_latents_fp8(const float (&v)[8], uint8_t* row, int column, bool ue8m0) {
+  float amax = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) amax = fmaxf(amax, fabsf(v[i]));
+#pragma unroll
+  for (int offset = 8; offset > 0; offset >>= 1) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, offset, 16));
+  const float exact = fminf(activation_scale(amax, ue8m0), 255.0f);
+  const float s = __uint_as_float((__float_as_uint(exact) + 0xffffu) & 0xffff0000u);
+  *reinterpret_cast<uint2*>(row + column) =
+      uint2{pack_e4m3(v[0] / s, v[1] / s, v[2] / s, v[3] / s), pack_e4m3(v[4] / s, v[5] / s, v[6] / s, v[7] / s)};
+  if (threadIdx.x % 16 == 0) reinterpret_cast<float*>(row + 512)[column / 128] = s;
+}
+
 // What follows q_a + kv_a: one block a token. Threads 0–191: norm and quantisation of the 1536 query latents; 192–255: norm of the 512
 // cached latents, rotation of the 64 rope channels, both to the token's cache row.
 __global__ void __launch_bounds__(256) latent_kernel(const __grid_constant__ Latent a) {
@@ -117,7 +132,10 @@ __global__ void __launch_bounds__(256) latent_kernel(const __grid_constant__ Lat
   const bf16* row = a.a + size_t(token) * 2112;
   load8(row + (query ? 0 : 1536) + column, v);
   const int position = a.positions[token];
-  bf16* cached = a.cache + (size_t(a.block_table[size_t(token) * a.max_pages + position / 64]) * 64 + position % 64) * 576;
+  const bool append = position >= 0;
+  const bool fp8 = a.format == KvFormat::fp8;
+  const size_t slot = append ? size_t(a.block_table[size_t(token) * a.max_pages + position / 64]) * 64 + position % 64 : 0;
+  uint8_t* cached = static_cast<uint8_t*>(a.cache) + slot * (fp8 ? kFp8KvRowBytes : kBf16KvRowBytes);
   float square = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) square += v[i] * v[i];
@@ -132,18 +150,21 @@ __global__ void __launch_bounds__(256) latent_kernel(const __grid_constant__ Lat
 #pragma unroll
     for (int i = 0; i < 8; ++i) v[i] = v[i] * r * w[i];
     store_quantised(v, a.q + size_t(token) * 1536 + column, a.q_scale + token * 12 + column / 128, a.ue8m0);
-  } else {
+  } else if (append) {
     const float r = rsqrtf((scratch[6] + scratch[7]) / 512 + a.eps);
 #pragma unroll
     for (int i = 0; i < 8; ++i) v[i] = v[i] * r * w[i];
-    *reinterpret_cast<uint4*>(cached + column) =
-        uint4{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
+    if (fp8)
+      store_latents_fp8(v, cached, column, a.ue8m0);
+    else
+      *reinterpret_cast<uint4*>(cached + column * 2) =
+          uint4{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
     if (thread < 224) {
       const int pair = thread - 192;
       const float2 turn = reinterpret_cast<const float2*>(a.rope + size_t(position) * 64)[pair];
       const uint32_t xy = reinterpret_cast<const uint32_t*>(row + 2048)[pair];
       const float x = bf16_low(xy), y = bf16_high(xy);
-      reinterpret_cast<uint32_t*>(cached + 512)[pair] = pack_bf16(x * turn.x - y * turn.y, x * turn.y + y * turn.x);
+      reinterpret_cast<uint32_t*>(cached + (fp8 ? 528 : 1024))[pair] = pack_bf16(x * turn.x - y * turn.y, x * turn.y + y * turn.x);
     }
   }
 }
