@@ -33,6 +33,11 @@ std::string shipped_model() {
 void ModelOptions::add_to(OptionList& o) {
   model = shipped_model();
   o.text("model", "DIR", "folder with config.json and safetensors, or http(s)://, s3://, hf://org/repo (default: the shipped model)", model);
+  o.call("dummy-weights", "SEED", "make the weights up from the folder's config.json and this number, to size machines before a download", [this](const std::string& value) {
+    if (value.empty() || value.find_first_not_of("0123456789") != std::string::npos)
+      throw dsinfer::Error(dsinfer::Error::invalid_argument, "--dummy-weights is \"" + value + "\", expected a number from 0 on");
+    dummy_seed = value;
+  });
   o.text("plan", "SPEC|FILE", "tp=2,pp=2,dp=4,ep=8, or a plan in JSON (default: chosen for the number of ranks)", plan);
   o.text("weights", "FORMAT", "hold linear weights as: stored (default), bf16, fp8", weights);
   o.text("shards", "DIR", "folder of shards saved for this plan by example_load --save-shards (default: none)", shards);
@@ -48,7 +53,7 @@ void ModelOptions::add_to(OptionList& o) {
 dsinfer::ForwardOptions ModelOptions::forward(dsinfer::World& world) const {
   world.set_stall_timeout(std::chrono::milliseconds(static_cast<int64_t>(stall_timeout * 1000)));
   dsinfer::ForwardOptions out;
-  out.model = model;
+  out.model = dummy_seed.empty() ? model : "dummy://" + model + "?seed=" + dummy_seed;
   out.device = device;
   out.threads = static_cast<int>(threads);
   out.max_len = max_len;

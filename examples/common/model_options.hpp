@@ -11,6 +11,7 @@ namespace example {
 
 struct ModelOptions {
   std::string model, plan, weights = "stored", shards, device = "cpu";
+  std::string dummy_seed;     ///< of made-up weights; empty: the model's own
   int64_t threads = 0, max_len = 0, max_tokens = 512, max_sequences = 64, num_pages = 0;
   double stall_timeout = 60;  ///< seconds
 

@@ -2,7 +2,7 @@
 ///
 /// A model is named by its folder or a URL: "/models/DeepSeek-R1", "http(s)://host/path", "s3://bucket/prefix" (AWS_* environment and ~/.aws files;
 /// AWS_ENDPOINT_URL for other S3-compatible stores), "hf://org/repo[@revision]" (HF_TOKEN, HF_ENDPOINT). Wherever a std::filesystem::path names a model here or
-/// in forward.hpp, a URL may stand in it.
+/// in forward.hpp, a URL may stand in it. "dummy:///folder?seed=1": config.json and tokenizer of a local folder, and weights made up from the seed.
 #pragma once
 #include <chrono>
 #include <cstdint>

@@ -8,6 +8,7 @@
 #include "core/json.hpp"
 #include "dsinfer/error.hpp"
 #include "storage/http_answer.hpp"
+#include "weights/dummy_storage.hpp"
 
 namespace dsinfer {
 namespace {
@@ -36,7 +37,7 @@ template <class Check> bool told(const Problems& problems, const Check& check) {
 
 }  // namespace
 
-Checkpoint::Checkpoint(const std::filesystem::path& model, Headers headers) : Checkpoint(std::shared_ptr<Storage>(open_storage(model.string())), headers) {}
+Checkpoint::Checkpoint(const std::filesystem::path& model, Headers headers) : Checkpoint(std::shared_ptr<Storage>(open_weights(model.string())), headers) {}
 
 Checkpoint::Checkpoint(std::shared_ptr<Storage> storage, Headers headers, const Problems& problems) : storage_(std::move(storage)), headers_(headers) {
   const std::string single = "model.safetensors", index = "model.safetensors.index.json";

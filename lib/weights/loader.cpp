@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "comm/nodes.hpp"
+#include "weights/dummy_storage.hpp"
 #include "weights/load_run.hpp"
 #include "weights/load_terms.hpp"
 #include "weights/rank_progress.hpp"
@@ -40,7 +41,7 @@ std::shared_ptr<Storage> open_model(const std::filesystem::path& model, const Lo
     const auto limit = std::chrono::duration_cast<std::chrono::seconds>(world->stall_timeout()).count();
     storage.stall_seconds = static_cast<int>(std::clamp<int64_t>(limit, 1, storage.stall_seconds));
   }
-  return open_storage(model.string(), storage);
+  return open_weights(model.string(), storage);
 }
 
 ModelConfig read_config(Storage& storage) { return ModelConfig::parse(read_text(storage, "config.json"), storage.name() + "/config.json"); }
@@ -52,6 +53,13 @@ void check_mmap(const Backend& backend, const LoadOptions& options) {
     throw Error(Error::unsupported, fmt::format("the {} backend needs weights in its own memory, mmap leaves them in host files; choose automatic", backend.name()));
   if (!options.shard_cache.empty())
     throw Error(Error::invalid_argument, "mmap leaves weights in the checkpoint's files, and a shard cache is read in their place; choose one of the two");
+}
+
+// Dummy weights come from no disk, and a cache of them would be read as slowly as they are made quickly.
+void check_dummy(const LoadOptions& options) {
+  if (options.method != ReadMethod::automatic && options.method != ReadMethod::pread)
+    throw Error(Error::invalid_argument, "dummy weights lie in no file that io_uring, O_DIRECT or mmap could take them from; choose automatic");
+  if (!options.shard_cache.empty()) throw Error(Error::invalid_argument, "dummy weights are made up, not read: a shard cache has no sense with them; leave it out");
 }
 
 // The files that this rank reads or maps.
@@ -96,6 +104,7 @@ void fetch_files(World& world, const Checkpoint& checkpoint, const std::vector<i
 RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& plan, Backend& backend, const LoadOptions& options) {
   check_options(options);
   const auto started = std::chrono::steady_clock::now();
+  if (is_dummy(checkpoint.storage())) check_dummy(options);
   const bool in_files = options.method == ReadMethod::mmap;
   if (in_files) check_mmap(backend, options);
   const RankPlan rank = plan.rank(world.rank());
@@ -124,7 +133,7 @@ RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& pl
     loaded.report.bytes_read = run.bytes_read();
     loaded.report.bytes_received = run.bytes_received();
     loaded.report.host_peak_bytes = run.host_peak_bytes();
-    loaded.report.method = in_files ? "mmap, " + run.method() : run.method();
+    loaded.report.method = is_dummy(checkpoint.storage()) ? "dummy weights" : in_files ? "mmap, " + run.method() : run.method();
   }
   loaded.weights = landing->finish([&] {
     if (const std::optional<Error> failed = world.failure()) throw *failed;

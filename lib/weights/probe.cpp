@@ -6,6 +6,7 @@
 
 #include "dsinfer/error.hpp"
 #include "storage/read_queue.hpp"
+#include "weights/dummy_storage.hpp"
 #include "weights/loader.hpp"
 #include "weights/staging.hpp"
 
@@ -35,6 +36,7 @@ std::vector<Piece> places(const std::vector<std::unique_ptr<Source>>& sources) {
 
 double probe_storage(const std::filesystem::path& model, const LoadOptions& options, double seconds) {
   if (!(seconds > 0) || seconds > 600) throw Error(Error::invalid_argument, "the probe's seconds are " + std::to_string(seconds) + ", expected more than 0, at most 600");
+  refuse_dummy(model.string(), "probing the storage");
   const Checkpoint checkpoint(open_model(model, options), Headers::may_stand_alone);
   std::vector<std::unique_ptr<Source>> sources;
   for (size_t file = 0; file < checkpoint.files().size(); ++file) sources.push_back(checkpoint.open(static_cast<int>(file)));

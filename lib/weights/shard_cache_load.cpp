@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "dsinfer/error.hpp"
+#include "weights/dummy_storage.hpp"
 #include "weights/load_terms.hpp"
 #include "weights/rank_progress.hpp"
 #include "weights/shard_cache.hpp"
@@ -51,6 +52,7 @@ LoadReport save_shards(World& world, const std::filesystem::path& model, const P
   in_agreement(world, [&] {
     if (plan.world_size != world.size())
       throw Error(Error::plan_refused, fmt::format("the plan {} is for {} ranks, but {} are here", plan.spec(), plan.world_size, world.size()));
+    refuse_dummy(model.string(), "saving shards");
     LoadOptions from_files = options;
     from_files.shard_cache.clear();
     if (options.method == ReadMethod::mmap) throw Error(Error::invalid_argument, "shards are copies of weights, which mmap leaves in their files; choose another method to save them");

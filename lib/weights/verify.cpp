@@ -8,6 +8,7 @@
 #include "core/bytes.hpp"
 #include "core/outcome.hpp"
 #include "dsinfer/error.hpp"
+#include "weights/dummy_storage.hpp"
 #include "weights/loader.hpp"
 #include "weights/verify_hashes.hpp"
 #include "weights/verify_node.hpp"
@@ -190,7 +191,11 @@ VerifyReport verify_checkpoint(World& world, const std::filesystem::path& model,
   LoadOptions storage;
   storage.progress = progress;
   storage.download_cache = download_cache;
-  return verify_checkpoint(world, [&] { return open_model(model, storage, &world); }, options);
+  const auto open = [&] {
+    refuse_dummy(model.string(), "verifying");
+    return open_model(model, storage, &world);
+  };
+  return verify_checkpoint(world, open, options);
 }
 
 }  // namespace dsinfer
