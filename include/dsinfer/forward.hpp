@@ -15,6 +15,10 @@
 
 namespace dsinfer {
 
+/// What the rows of the latent cache are held as. automatic: F32, or BF16 where a GPU's kernels are made for the model's dimensions. fp8: E4M3 latents with a
+/// scale for each 128 of them, the rope key in BF16; where a GPU has kernels for it, `unsupported` elsewhere.
+enum class CacheFormat : uint8_t { automatic, f32, bf16, fp8 };
+
 struct ForwardOptions {
   std::filesystem::path model;        ///< folder with config.json and safetensors
   std::optional<Plan> plan;           ///< rank 0's counts; absent: solve() with no degrees given
@@ -23,7 +27,8 @@ struct ForwardOptions {
   int64_t max_tokens = 512;           ///< most rows of one dp rank in one step
   int64_t max_sequences = 64;         ///< most sequences of one dp rank in one step
   int64_t max_len = 0;                ///< longest sequence; 0 = the model's max_position_embeddings
-  int64_t page_size = 16;             ///< positions in a cache page
+  int64_t page_size = 16;             ///< positions in a cache page; 64 whatever stands here where a GPU's kernels are made for the model's dimensions
+  CacheFormat cache = CacheFormat::automatic;
   int64_t num_pages = 0;              ///< pages of each dp rank; 0 = as max_sequences and max_len want, within memory
   bool w8a8 = false;                  ///< FP8 weights: quantise activations too (oracle of the GPU arithmetic)
   LoadOptions load;                   ///< how weights are read, and what they are held as

@@ -50,6 +50,7 @@ struct LoadOptions {
   ReadMethod method = ReadMethod::automatic;
   int depth = 0;                       ///< reads in flight of a rank, 1024 at most; 0 = 32 over the ranks of a node, each at least 4
   int64_t host_bytes = int64_t{192} << 20;  ///< staging memory of a rank at most; at least 8 MiB
+  bool absorbed_bf16 = false;          ///< the copies of kv_b_proj that decoding reads are held in BF16, not F32 (Engine and Forward choose it by themselves)
   std::filesystem::path shard_cache;   ///< folder of save_shards(): each rank reads its own file alone, if every rank has one. Empty: none
   std::filesystem::path download_cache;///< of hf:// files and of the words of remote models; empty = $DSINFER_CACHE, else ~/.cache/dsinfer
   ProgressCallback progress;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/blocks.hpp"
 #include "core/buffer.hpp"
 #include "core/format.hpp"
 #include "core/tensor.hpp"
@@ -21,7 +22,8 @@ struct BackendOptions {
   bool ue8m0 = false;
 };
 
-/// One layer's paged latent cache: [pages, page_size, cache_dim], each row latent then rope key. f32 (CPU default) or bf16.
+/// One layer's paged latent cache: [pages, page_size, cache_dim], each row latent then rope key. f32 (CPU default) or bf16;
+/// or u8, the bytes of a CacheRows::fp8 row, which blocks alone take.
 struct CacheView {
   TensorView data;
   int64_t latent_dim = 0;  ///< kv_lora_rank; the rest of a row is the rope key
@@ -30,18 +32,8 @@ struct CacheView {
 
 /// Which cached positions the rows of an operation belong to. All host or device views as the backend wants; on CPU host.
 struct AttentionBatch {
-  TensorView positions;    ///< [rows] i32: position of each row in its sequence
+  TensorView positions;    ///< [rows] i32: position of each row in its sequence; where the backend pads steps, −1 for padding
   TensorView block_table;  ///< [rows, max_pages] i32: page of position p is block_table[row, p / page_size]; entries past the last are not read
-};
-
-/// Gate of a MoE layer; semantics of config.json.
-struct GateOptions {
-  bool sigmoid = true;           ///< else softmax over all experts
-  bool grouped = true;           ///< keep topk_group of n_group groups first
-  bool group_score_top2 = true;  ///< group score: sum of the two largest biased scores (V3), else the largest score (V2)
-  int64_t n_group = 1, topk_group = 1, top_k = 1;
-  bool normalise = true;         ///< divide by the sum + 1e-20
-  float scale = 1;               ///< multiplies the weights last; the caller sets 1 where the family applies none
 };
 
 /// Room for the pairs (row, expert) of routed experts: as many rows as pairs there can be.
@@ -77,6 +69,10 @@ class DSINFER_INTERNAL Backend {
   /// CPU: calls `step`. CUDA: runs a key's step until one moved nothing between host and device, captures the next, then replays.
   /// A key stands for one sequence of operations over the same memory and sizes; what the operations read may differ.
   virtual void run(const StepKey& key, const std::function<void()>& step) = 0;
+  /// As many rows as a decode step of `rows` rows is to have, so that few keys stand for all: the rest is padding, of position −1. CPU: `rows`.
+  virtual int64_t padded_rows(int64_t rows) const { return rows; }
+  /// Whole sublayers in one call each, where the backend has them for these dimensions; nothing else. They must not outlive the backend.
+  virtual std::unique_ptr<Blocks> make_blocks(const BlockDims& /*dims*/) { return nullptr; }
 
   /// out[t,:] = table[tokens[t] - first_row, :], zeros where the token is not in this slice. out [T,H] f32; table [rows,H]; tokens [T] i32.
   virtual void embed(TensorView out, const Weight& table, TensorView tokens, int64_t first_row) = 0;

@@ -10,15 +10,19 @@ namespace dsinfer {
 /// Owns the memory, zeroed (padding rows must never read NaN). Page numbers are shared by all layers and by all ranks of a dp rank.
 class KvCache {
  public:
-  /// Bytes of one page over `layers` layers, f32.
-  static int64_t page_bytes(const ModelConfig& config, int64_t layers, int64_t page_size) {
-    return layers * page_size * config.cache_dim() * dtype_size(DType::f32);
+  /// Bytes of one row of a layer. fp8: the latents' bytes, their scales, the rope key in bf16.
+  static int64_t row_bytes(const ModelConfig& config, CacheRows rows) {
+    if (rows == CacheRows::fp8) return config.kv_lora_rank + config.kv_lora_rank / 128 * dtype_size(DType::f32) + config.qk_rope_head_dim * dtype_size(DType::bf16);
+    return config.cache_dim() * dtype_size(rows == CacheRows::bf16 ? DType::bf16 : DType::f32);
   }
-  KvCache(Backend& backend, const ModelConfig& config, int64_t layers, int64_t page_size, int64_t num_pages)
-      : buffer_(backend.allocate(static_cast<size_t>(page_bytes(config, layers, page_size) * num_pages))) {
-    const int64_t layer_bytes = page_bytes(config, 1, page_size) * num_pages;
+  /// Bytes of one page over `layers` layers.
+  static int64_t page_bytes(const ModelConfig& config, int64_t layers, int64_t page_size, CacheRows rows) { return layers * page_size * row_bytes(config, rows); }
+  KvCache(Backend& backend, const ModelConfig& config, int64_t layers, int64_t page_size, int64_t num_pages, CacheRows rows)
+      : buffer_(backend.allocate(static_cast<size_t>(page_bytes(config, layers, page_size, rows) * num_pages))) {
+    const int64_t layer_bytes = page_bytes(config, 1, page_size, rows) * num_pages;
+    const DType dtype = rows == CacheRows::f32 ? DType::f32 : rows == CacheRows::bf16 ? DType::bf16 : DType::u8;
     for (int64_t i = 0; i < layers; ++i) {
-      layers_.push_back({buffer_.view(DType::f32, {num_pages, page_size, config.cache_dim()}, static_cast<size_t>(i * layer_bytes)), config.kv_lora_rank});
+      layers_.push_back({buffer_.view(dtype, {num_pages, page_size, row_bytes(config, rows) / dtype_size(dtype)}, static_cast<size_t>(i * layer_bytes)), config.kv_lora_rank});
     }
   }
   /// i counts this rank's layers from 0.

@@ -24,8 +24,10 @@ void check_same_everywhere(World& world, const ForwardOptions& options, const st
       {"max_len", std::to_string(options.max_len)},
       {"page_size", std::to_string(options.page_size)},
       {"num_pages", std::to_string(options.num_pages)},
+      {"cache (0 automatic, 1 f32, 2 bf16, 3 fp8)", std::to_string(static_cast<int>(options.cache))},
       {"w8a8", options.w8a8 ? "on" : "off"},
       {"format of the weights held (0 as stored, 1 bf16, 2 fp8)", std::to_string(static_cast<int>(options.load.weights))},
+      {"absorbed copies of kv_b_proj in BF16", options.load.absorbed_bf16 ? "yes" : "no"},
       {"weights left in mapped files", options.load.method == ReadMethod::mmap ? "yes" : "no"},
   });
 }

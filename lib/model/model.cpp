@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
-#include <map>
 #include <thread>
 
 #include "cache/kv_cache.hpp"
 #include "model/attention.hpp"
+#include "model/block_layers.hpp"
 #include "model/handshake.hpp"
 #include "model/host_side.hpp"
 #include "model/moe.hpp"
@@ -63,6 +63,7 @@ struct Model::Impl {
   HostShare share;
   Groups groups;
   std::unique_ptr<Backend> backend;
+  std::unique_ptr<Blocks> blocks;        // where the backend has them for this model; else the layers go through its fine operations
   WeightSet weights;
   std::optional<KvCache> cache;
   Buffer rope_buffer;
@@ -70,7 +71,10 @@ struct Model::Impl {
   std::optional<Workspace> ws;
   ForwardStats stats;
   std::optional<Context> context;
-  std::vector<Layer> layers;
+  std::vector<Layer> layers;             // without blocks
+  std::optional<BlockLayers> block_layers;
+  std::vector<BlockSegment> prefill;     // of the step
+  int64_t moe_layers = 0;
   std::optional<ExpertExchange> exchange;
   TensorView final_norm;
   const Weight* embedding = nullptr;
@@ -78,7 +82,6 @@ struct Model::Impl {
   Fault fault = Fault::from_environment();
   std::vector<float> host_logits;
   HostSide<int32_t> tokens, positions, block_table, logit_rows;
-  std::map<int64_t, uint64_t> expert_rows_of;  // of a step that is replayed, by its rows
   int64_t num_pages = 0, max_pages = 0;
 
   Impl(World& w, const ForwardOptions& o) : world(w), options(o) {
@@ -117,6 +120,30 @@ struct Model::Impl {
                                                   world.size()));
     }
     backend = make_backend(options.device, backend_options);
+    if (options.cache != CacheFormat::f32) blocks = backend->make_blocks(block_dims(config, rank, options));
+    if (blocks) {
+      use_blocks();
+    } else if (options.cache == CacheFormat::fp8) {
+      throw Error(Error::unsupported, fmt::format("a cache in fp8 needs a GPU with kernels made for the model's dimensions and w8a8; device {} has none for this model: leave the cache out, or "
+                                                  "choose bf16", options.device));
+    }
+  }
+
+  // What the blocks' kernels read decides how weights and cache are held.
+  void use_blocks() {
+    options.load.absorbed_bf16 = true;
+    const int64_t page_size = blocks->page_size();
+    options.num_pages = (options.num_pages * options.page_size + page_size - 1) / page_size;
+    options.page_size = page_size;
+  }
+
+  CacheRows cache_rows() const {
+    if (options.cache == CacheFormat::fp8) return CacheRows::fp8;
+    return options.cache == CacheFormat::bf16 || blocks ? CacheRows::bf16 : CacheRows::f32;
+  }
+
+  Workspace lay_out(Arena& memory) const {
+    return Workspace(memory, config, rank, options.max_tokens, options.max_sequences, max_pages, blocks ? blocks->scratch_bytes() : 0);
   }
 
   // Says what will be held before any weight is read, and agrees on the number of cache pages.
@@ -126,10 +153,10 @@ struct Model::Impl {
     max_pages = (options.max_len + options.page_size - 1) / options.page_size;
     in_agreement(world, [&] {
       Arena counting = Arena::counting();
-      Workspace(counting, config, rank, options.max_tokens, options.max_sequences, max_pages);
+      lay_out(counting);
       need.weights = rank_memory(*checkpoint, plan, world.rank(), options.load).weight_bytes;
       need.activations = static_cast<int64_t>(counting.peak()) + options.max_len * config.qk_rope_head_dim * 4;
-      need.cache_page = KvCache::page_bytes(config, rank.layers.size(), options.page_size);
+      need.cache_page = KvCache::page_bytes(config, rank.layers.size(), options.page_size, cache_rows());
       available = static_cast<int64_t>(backend->available_bytes());
     });
     const int64_t automatic = max_pages * std::min<int64_t>(options.max_sequences, 16);
@@ -137,14 +164,15 @@ struct Model::Impl {
     options.num_pages = num_pages;
     in_agreement(world, [&] {
       Arena counting = Arena::counting();
-      Workspace(counting, config, rank, options.max_tokens, options.max_sequences, max_pages);
+      lay_out(counting);
       arena.emplace(backend->allocate(counting.peak()));
-      ws.emplace(*arena, config, rank, options.max_tokens, options.max_sequences, max_pages);
+      ws.emplace(lay_out(*arena));
+      if (blocks) blocks->use(ws->blocks);
       tokens = HostSide<int32_t>(ws->tokens);
       positions = HostSide<int32_t>(ws->positions);
       block_table = HostSide<int32_t>(ws->block_table);
       if (rank.last_stage) logit_rows = HostSide<int32_t>(ws->logit_rows);
-      cache.emplace(*backend, config, rank.layers.size(), options.page_size, num_pages);
+      cache.emplace(*backend, config, rank.layers.size(), options.page_size, num_pages, cache_rows());
     });
   }
 
@@ -156,6 +184,19 @@ struct Model::Impl {
     const TensorView rope = rope_buffer.view(DType::f32, {options.max_len, config.qk_rope_head_dim});
     backend->copy(rope, TensorView::of(table.data(), {options.max_len, config.qk_rope_head_dim}));
     context.emplace(Context{config, rank, *backend, groups, *ws, rope, stats});
+    for (int64_t i = rank.layers.begin; i < rank.layers.end; ++i) moe_layers += config.is_moe(i);
+    if (blocks) block_layers.emplace(config, rank, weights, *blocks);
+    else make_layers();
+    if (rank.first_stage) embedding = &weights.matrix("model.embed_tokens.weight");
+    if (rank.last_stage) {
+      final_norm = weights.vector("model.norm.weight");
+      head = &weights.matrix("lm_head.weight");
+    }
+    stats.weight_bytes = weights.bytes();
+    stats.cache_bytes = cache->bytes();
+  }
+
+  void make_layers() {
     exchange.emplace(*context);
     for (int64_t i = rank.layers.begin; i < rank.layers.end; ++i) {
       const std::string prefix = "model.layers." + std::to_string(i) + ".";
@@ -168,13 +209,6 @@ struct Model::Impl {
       }
       layers.push_back(std::move(layer));
     }
-    if (rank.first_stage) embedding = &weights.matrix("model.embed_tokens.weight");
-    if (rank.last_stage) {
-      final_norm = weights.vector("model.norm.weight");
-      head = &weights.matrix("lm_head.weight");
-    }
-    stats.weight_bytes = weights.bytes();
-    stats.cache_bytes = cache->bytes();
   }
 
   // Copies the part's tokens, positions and pages to where the operations read them.
@@ -195,11 +229,27 @@ struct Model::Impl {
         std::memcpy(block_table.data() + row * max_pages, segment.pages.data(), segment.pages.size() * sizeof(int32_t));
       }
     }
+    context->counted_rows = step.rows;
+    if (same_every_time(step)) pad(step);
     tokens.send(*backend, step.rows);
     positions.send(*backend, step.rows);
     block_table.send(*backend, step.rows, most_pages);
     step.attention = {ws->positions.rows(0, step.rows), ws->block_table.rows(0, step.rows)};
     return step;
+  }
+
+  // A decode step of so many rows is always the same operations over the same memory: prefill's depend on positions. Ranks that talk to each other do so in between.
+  bool same_every_time(const StepRows& step) const { return step.rows == step.decode_rows && world.size() == 1; }
+
+  // To as many rows as the backend wants, within the arena.
+  void pad(StepRows& step) {
+    const int64_t rows = std::clamp(backend->padded_rows(step.rows), step.rows, options.max_tokens);
+    for (int64_t row = step.rows; row < rows; ++row) {
+      tokens.data()[row] = 0;
+      positions.data()[row] = -1;
+      block_table.data()[row * max_pages] = 0;
+    }
+    step.rows = step.decode_rows = rows;
   }
 
   void sum_over_tp(TensorView x) {
@@ -229,6 +279,28 @@ struct Model::Impl {
     backend->add(x, branch);
   }
 
+  void run_blocks(const StepRows& step, int64_t longest) {
+    BlockStep rows;
+    rows.residual = ws->x.rows(0, step.rows);
+    rows.positions = step.attention.positions;
+    rows.block_table = step.attention.block_table;
+    rows.rope_table = context->rope_table;
+    rows.decode_rows = step.decode_rows;
+    rows.prefill = prefill;
+    rows.longest = longest;
+    blocks->begin(rows);
+    const std::vector<BlockLayers::Layer>& all = block_layers->layers();
+    for (size_t i = 0; i < all.size(); ++i) {
+      blocks->attention(all[i].attention, cache->layer(static_cast<int64_t>(i)));
+      if (rank.tp > 1) sum_over_tp(blocks->branch());
+      if (all[i].moe) blocks->moe(*all[i].moe);
+      else blocks->mlp(*all[i].mlp);
+      if (rank.tp > 1) sum_over_tp(blocks->branch());
+    }
+    blocks->finish();
+    stats.expert_rows_computed += static_cast<uint64_t>(moe_layers * context->counted_rows * config.num_experts_per_tok);
+  }
+
   // Final norm and head of the wanted rows, max_sequences at a time; the vocabulary's slices are joined on tp rank 0's host.
   TensorView run_head(const BatchPart& part) {
     std::vector<int32_t> wanted;
@@ -248,7 +320,7 @@ struct Model::Impl {
       logit_rows.send(*backend, n);
       backend->gather_rows(x, ws->x.rows(0, first), ws->logit_rows.rows(0, n));
       backend->rms_norm(x, x, final_norm, static_cast<float>(config.rms_norm_eps));
-      backend->linear(logits, x, *head);
+      if (!blocks || !blocks->head(logits, x, *head)) backend->linear(logits, x, *head);
       TensorView all(ws->logits_all.data, DType::f32, {rank.tp, n, slice}, ws->logits_all.place);
       if (rank.tp > 1) {
         groups.tp->all_gather(all, logits, backend->stream());
@@ -281,18 +353,18 @@ struct Model::Impl {
       groups.pp->recv(x, rank.pp_rank - 1, backend->stream());
     }
     if (fault.rank == world.rank() && batch.step == fault.step) throw Error(Error::internal, "injected by DSINFER_FAULT");
-    // A decode step of so many rows is always the same operations over the same memory: prefill's depend on positions. Ranks that talk to each other do so in between.
-    const bool same_every_time = step.rows == step.decode_rows && world.size() == 1;
-    const uint64_t counted = stats.expert_rows_computed;
     bool ran = false;
-    backend->run({same_every_time ? static_cast<int>(step.rows) : 0, 0}, [&] {
+    prefill = prefill_segments(*step.part);
+    const LengthClass length = length_class(*step.part, options.max_len);
+    backend->run({same_every_time(step) ? static_cast<int>(step.rows) : 0, blocks ? length.number : 0}, [&] {
       ran = true;
-      run_layers(step);
+      if (blocks) run_blocks(step, length.longest);
+      else run_layers(step);
     });
-    if (!ran) stats.expert_rows_computed += expert_rows_of[step.rows];  // a replay runs none of our code
-    else if (same_every_time) expert_rows_of[step.rows] = stats.expert_rows_computed - counted;
+    // A replay runs none of our code; where a host takes part in the experts, nothing is replayed.
+    if (!ran) stats.expert_rows_computed += static_cast<uint64_t>(moe_layers * context->counted_rows * config.num_experts_per_tok);
     ++stats.steps;
-    stats.rows += static_cast<uint64_t>(step.rows);
+    stats.rows += static_cast<uint64_t>(context->counted_rows);
     if (rank.last_stage) return run_head(*step.part);
     if (step.rows > 0) groups.pp->send(x, rank.pp_rank + 1, backend->stream());
     return {};

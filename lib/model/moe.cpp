@@ -54,7 +54,7 @@ bool Moe::on_device(Context& context, int64_t rows) const {
   if (context.rank.dp > 1 || context.rank.experts.size() != context.config.n_routed_experts || expert_gate_up_.empty()) return false;
   const bool done = context.backend.routed_experts(ws.branch.rows(0, rows), ws.h.rows(0, rows), ws.experts.rows(0, rows), ws.weights.rows(0, rows), context.rank.experts.begin,
                                                    expert_gate_up_, expert_down_, {ws.pair_rows, ws.pair_scale, ws.pair_gate_up, ws.pair_act, ws.pair_out});
-  if (done) context.stats.expert_rows_computed += static_cast<uint64_t>(rows * k);
+  if (done) context.stats.expert_rows_computed += static_cast<uint64_t>(std::min(rows, context.counted_rows) * k);
   return done;
 }
 

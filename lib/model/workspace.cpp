@@ -2,8 +2,8 @@
 
 namespace dsinfer {
 
-Workspace::Workspace(Arena& arena, const ModelConfig& c, const RankPlan& r, int64_t max_tokens, int64_t max_sequences, int64_t max_pages) {
-  const int64_t T = max_tokens, H = c.hidden_size, heads = r.heads.size();
+Workspace::Workspace(Arena& arena, const ModelConfig& c, const RankPlan& r, int64_t max_tokens, int64_t max_sequences, int64_t max_pages, int64_t block_bytes) {
+  const int64_t T = max_tokens, H = c.hidden_size;
   const auto f32 = [&](std::initializer_list<int64_t> dims) { return arena.take(DType::f32, dims); };
   const auto i32 = [&](std::initializer_list<int64_t> dims) { return arena.take(DType::i32, dims); };
 
@@ -11,6 +11,20 @@ Workspace::Workspace(Arena& arena, const ModelConfig& c, const RankPlan& r, int6
   positions = i32({T});
   block_table = i32({T, max_pages});
   x = f32({T, H});
+  if (block_bytes > 0) blocks = arena.take(DType::u8, {block_bytes});
+  else lay_out_operations(arena, c, r, T);
+  if (r.last_stage) {
+    logit_rows = i32({max_sequences});
+    logit_x = f32({max_sequences, H});
+    logits = f32({max_sequences, r.vocab.size()});
+    logits_all = f32({r.tp, max_sequences, r.vocab.size()});
+  }
+}
+
+void Workspace::lay_out_operations(Arena& arena, const ModelConfig& c, const RankPlan& r, int64_t T) {
+  const int64_t H = c.hidden_size, heads = r.heads.size();
+  const auto f32 = [&](std::initializer_list<int64_t> dims) { return arena.take(DType::f32, dims); };
+  const auto i32 = [&](std::initializer_list<int64_t> dims) { return arena.take(DType::i32, dims); };
   h = f32({T, H});
   branch = f32({T, H});
 
@@ -52,12 +66,6 @@ Workspace::Workspace(Arena& arena, const ModelConfig& c, const RankPlan& r, int6
       recv_meta = i32({arriving, 2 * k});
       result_rows = f32({arriving, H});
     }
-  }
-  if (r.last_stage) {
-    logit_rows = i32({max_sequences});
-    logit_x = f32({max_sequences, H});
-    logits = f32({max_sequences, r.vocab.size()});
-    logits_all = f32({r.tp, max_sequences, r.vocab.size()});
   }
 }
 

@@ -16,7 +16,8 @@ inline constexpr int64_t kKeyTile = 256;
 
 /// Most bytes held are known from config, plan and max_tokens alone: construct over Arena::counting() to learn the size (plan/memory.hpp tells it to planners).
 struct DSINFER_INTERNAL Workspace {
-  Workspace(Arena& arena, const ModelConfig& c, const RankPlan& r, int64_t max_tokens, int64_t max_sequences, int64_t max_pages);
+  /// block_bytes: room for a backend's blocks, in place of what the fine operations of a layer need; 0: those.
+  Workspace(Arena& arena, const ModelConfig& c, const RankPlan& r, int64_t max_tokens, int64_t max_sequences, int64_t max_pages, int64_t block_bytes = 0);
 
   TensorView tokens, positions;      // [T] i32
   TensorView block_table;            // [T, max_pages] i32
@@ -38,8 +39,12 @@ struct DSINFER_INTERNAL Workspace {
   TensorView recv_rows, recv_meta;   // [dp·T, H], …: each row of the stage reaches a rank at most once
   TensorView result_rows;            // [dp·T, H]
   TensorView returned_rows;          // as send_rows
+  TensorView blocks;                 // [block_bytes] u8
   TensorView logit_rows, logit_x;    // [R] i32, [R, H], R = max_sequences
   TensorView logits, logits_all;     // [R, V/tp], [tp, R, V/tp]
+
+ private:
+  void lay_out_operations(Arena& arena, const ModelConfig& c, const RankPlan& r, int64_t max_tokens);
 };
 
 struct Context {
@@ -50,6 +55,7 @@ struct Context {
   Workspace& ws;
   TensorView rope_table;  // [max_len, dr] f32
   ForwardStats& stats;
+  int64_t counted_rows = 0;  ///< of the step: those that are no padding
   HostSide<int32_t> experts = HostSide<int32_t>(ws.experts);  ///< the gate's choice, read back by the exchange
   HostSide<float> weights = HostSide<float>(ws.weights);
   HostSide<int32_t> pair_rows = HostSide<int32_t>(ws.pair_rows);  ///< which rows go through which expert, made on the host

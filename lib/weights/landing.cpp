@@ -24,8 +24,9 @@ void check_memory(int64_t needed, const RankPlan& rank, const Backend& backend) 
 // One rank's landing: a lander for each piece over views of one buffer.
 class RankLanding final : public Landing {
  public:
-  RankLanding(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend, WeightFormat format, bool in_files)
-      : config_(config), room_{backend, {}, {}}, layout_(held_layout(pieces, config, format, in_files)) {
+  RankLanding(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend, WeightFormat format, bool in_files,
+              DType absorbed)
+      : config_(config), room_{backend, {}, {}}, layout_(held_layout(pieces, config, format, in_files, absorbed)) {
     for (const HeldTensor& tensor : layout_.tensors)
       if (!tensor.vector && !backend.supports(tensor.format))
         throw Error(Error::unsupported, fmt::format("tensor {} is held as {}, which the {} backend cannot compute with", tensor.name, format_name(tensor.format), backend.name()));
@@ -183,9 +184,22 @@ class RankLanding final : public Landing {
       decode_rows(rows.data(), weight, h * (nope + value), (h + 1) * (nope + value));
       for (int64_t r = 0; r < latent; ++r)
         for (int64_t d = 0; d < nope; ++d) key[static_cast<size_t>(r * nope + d)] = rows[static_cast<size_t>(d * latent + r)];
-      room_.backend.copy(key_up.rows(h, h + 1), TensorView(key.data(), DType::f32, {1, latent, nope}));
-      room_.backend.copy(value_up.rows(h, h + 1), TensorView(rows.data() + nope * latent, DType::f32, {1, value, latent}));
+      put_absorbed(key_up.rows(h, h + 1), key.data());
+      put_absorbed(value_up.rows(h, h + 1), rows.data() + nope * latent);
     }
+  }
+
+  void put_absorbed(TensorView to, const float* from) {
+    TensorView host = to;  // dense
+    host.place = Place::host;
+    host.data = reinterpret_cast<std::byte*>(const_cast<float*>(from));
+    std::vector<uint16_t> halves;
+    if (to.dtype == DType::bf16) {
+      halves.resize(static_cast<size_t>(to.elements()));
+      std::transform(from, from + to.elements(), halves.begin(), f32_to_bf16);
+      host.data = reinterpret_cast<std::byte*>(halves.data());
+    }
+    room_.backend.copy(to, host);
   }
 
   const ModelConfig config_;
@@ -210,9 +224,9 @@ int64_t rows_together(const TensorSpec& spec, DType stored, const ModelConfig& c
 int landing_phase(const TensorSpec& spec) { return spec.is_scale || spec.int4 == Int4Part::scales || spec.int4 == Int4Part::zeros ? 0 : 1; }
 
 std::unique_ptr<Landing> Landing::make(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend, WeightFormat format,
-                                       bool in_files) {
+                                       bool in_files, DType absorbed) {
   check_format(config, checkpoint.storage().name(), format);
-  return std::make_unique<RankLanding>(checkpoint, pieces, config, rank, backend, format, in_files);
+  return std::make_unique<RankLanding>(checkpoint, pieces, config, rank, backend, format, in_files, absorbed);
 }
 
 }  // namespace dsinfer

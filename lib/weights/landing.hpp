@@ -22,7 +22,7 @@ class DSINFER_INTERNAL Landing {
   /// Allocates. `in_files`: matrices that lie in their files as they are held stay there; none of their rows are to land.
   /// Throws out_of_memory (rank, bytes needed and there, remedy), unsupported (format and backend, or files that cannot be mapped).
   static std::unique_ptr<Landing> make(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend,
-                                       WeightFormat format, bool in_files = false);
+                                       WeightFormat format, bool in_files = false, DType absorbed = DType::f32);
   virtual ~Landing() = default;
   /// Where rows [begin, end) of the piece's cut (counted from the cut's first row) may be written as they are stored, dense, in place of take(); nullptr where
   /// they need work (conversion, device memory). Columns: all of the cut's. Whoever wrote them there says so to arrived().

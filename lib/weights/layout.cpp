@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <map>
 #include <string_view>
 #include <unordered_map>
 
@@ -26,15 +27,16 @@ std::string partner_name(const std::string& name) {
 
 class LayoutWriter {
  public:
-  LayoutWriter(const std::vector<ShardPiece>& pieces, const ModelConfig& config, WeightFormat format, bool in_files)
-      : pieces_(pieces), config_(config), held_(held_config(config, format)), format_(format), in_files_(in_files) {}
+  LayoutWriter(const std::vector<ShardPiece>& pieces, const ModelConfig& config, WeightFormat format, bool in_files, DType absorbed)
+      : pieces_(pieces), config_(config), held_(held_config(config, format)), format_(format), in_files_(in_files), absorbed_(absorbed) {}
 
   HeldLayout write() && {
     for (size_t i = 0; i < pieces_.size(); ++i) enter(static_cast<int>(i));
     for (HeldTensor& tensor : layout_.tensors) measure(tensor);
     pair_up();
     for (size_t i = 0; i < layout_.tensors.size(); ++i)
-      if (!follows_[i]) place(layout_.tensors[i]);
+      if (!follows_[i] && layout_.tensors[i].expert < 0) place(layout_.tensors[i]);
+    place_experts();
     layout_.buffer_bytes = end_;
     return std::move(layout_);
   }
@@ -61,6 +63,8 @@ class LayoutWriter {
     tensor.rows = (spec.transposed ? p.cut.cols : p.cut.rows).size() * spec.unit_rows;
     tensor.cols = (spec.transposed ? p.cut.rows : p.cut.cols).size() * spec.unit_cols;
     tensor.absorbed = is_kv_b(spec);
+    tensor.layer = spec.layer;
+    tensor.expert = spec.expert;
     tensor.in_file = in_files_ && lies_as_held(p.tensor, format_);
   }
 
@@ -83,8 +87,9 @@ class LayoutWriter {
     }
     if (tensor.absorbed) {
       const int64_t heads = tensor.rows / (config_.qk_nope_head_dim + config_.v_head_dim);
-      tensor.key_up_bytes = heads * config_.kv_lora_rank * config_.qk_nope_head_dim * dtype_size(DType::f32);
-      tensor.value_up_bytes = heads * config_.kv_lora_rank * config_.v_head_dim * dtype_size(DType::f32);
+      tensor.absorbed_dtype = absorbed_;
+      tensor.key_up_bytes = heads * config_.kv_lora_rank * config_.qk_nope_head_dim * dtype_size(absorbed_);
+      tensor.value_up_bytes = heads * config_.kv_lora_rank * config_.v_head_dim * dtype_size(absorbed_);
     }
   }
 
@@ -105,8 +110,30 @@ class LayoutWriter {
            (first.zero_bytes == 0 || first.rows * (first.cols / first.block_cols) % 2 == 0);
   }
 
+  // The matrices of one kind of a layer's experts one after another, in the order of their numbers: data, then scales, then zero points.
+  void place_experts() {
+    std::map<std::pair<int64_t, std::string>, std::map<int64_t, HeldTensor*>> kinds;
+    for (size_t i = 0; i < layout_.tensors.size(); ++i) {
+      HeldTensor& tensor = layout_.tensors[i];
+      if (tensor.expert >= 0 && !follows_[i]) kinds[{tensor.layer, kind_of(tensor.name)}][tensor.expert] = &tensor;
+    }
+    for (const auto& [kind, experts] : kinds) {
+      for (const auto& [expert, tensor] : experts) {
+        if (tensor->in_file) layout_.mapped_bytes += tensor->data_bytes;
+        else place(*tensor, second_of(*tensor), &HeldTensor::data_at, &HeldTensor::data_bytes);
+      }
+      for (const auto& [expert, tensor] : experts) place(*tensor, second_of(*tensor), &HeldTensor::scale_at, &HeldTensor::scale_bytes);
+      for (const auto& [expert, tensor] : experts) place(*tensor, second_of(*tensor), &HeldTensor::zero_at, &HeldTensor::zero_bytes);
+    }
+  }
+
+  // "gate_proj.weight"
+  static std::string kind_of(const std::string& name) { return name.substr(name.rfind('.', name.rfind('.') - 1) + 1); }
+
+  HeldTensor* second_of(const HeldTensor& tensor) { return tensor.fused_with < 0 ? nullptr : &layout_.tensors[static_cast<size_t>(tensor.fused_with)]; }
+
   void place(HeldTensor& tensor) {
-    HeldTensor* second = tensor.fused_with < 0 ? nullptr : &layout_.tensors[static_cast<size_t>(tensor.fused_with)];
+    HeldTensor* second = second_of(tensor);
     if (tensor.in_file) layout_.mapped_bytes += tensor.data_bytes;
     else place(tensor, second, &HeldTensor::data_at, &HeldTensor::data_bytes);
     place(tensor, second, &HeldTensor::scale_at, &HeldTensor::scale_bytes);
@@ -132,6 +159,7 @@ class LayoutWriter {
   ModelConfig held_;
   WeightFormat format_;
   bool in_files_;
+  DType absorbed_;
   HeldLayout layout_;
   std::unordered_map<std::string, int> index_;
   std::vector<bool> follows_;
@@ -169,8 +197,8 @@ bool lies_as_held(const StoredTensor& tensor, WeightFormat format) {
   return element_of(held_format(spec, tensor.dtype, format)) == tensor.dtype;
 }
 
-HeldLayout held_layout(const std::vector<ShardPiece>& pieces, const ModelConfig& config, WeightFormat format, bool in_files) {
-  return LayoutWriter(pieces, config, format, in_files).write();
+HeldLayout held_layout(const std::vector<ShardPiece>& pieces, const ModelConfig& config, WeightFormat format, bool in_files, DType absorbed) {
+  return LayoutWriter(pieces, config, format, in_files, absorbed).write();
 }
 
 }  // namespace dsinfer

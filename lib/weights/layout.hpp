@@ -15,6 +15,7 @@ struct HeldTensor {
   std::string name;            ///< "….weight" of the checkpoint's model, whatever the stored parts are called
   bool vector = false;         ///< 1-D, always f32
   bool absorbed = false;       ///< kv_b_proj
+  int64_t layer = -1, expert = -1;
   Format format = Format::f32;
   int64_t rows = 0, cols = 0;
   int64_t block_rows = 0, block_cols = 0;        ///< what one scale stands for: an FP8 block, or 1 × group of int4
@@ -22,7 +23,8 @@ struct HeldTensor {
   int64_t data_at = -1, data_bytes = 0;
   int64_t scale_at = -1, scale_bytes = 0;
   int64_t zero_at = -1, zero_bytes = 0;          ///< int4 with zero points; in core/format.hpp's layout, as all of it
-  int64_t key_up_at = -1, key_up_bytes = 0;      ///< absorbed copies of kv_b_proj, f32
+  DType absorbed_dtype = DType::f32;             ///< f32 or bf16, of the absorbed copies of kv_b_proj:
+  int64_t key_up_at = -1, key_up_bytes = 0;
   int64_t value_up_at = -1, value_up_bytes = 0;
   int fused_with = -1;         ///< the tensor whose data, scales and zero points begin where these end
   bool in_file = false;        ///< the data stays in the mapped file, none of it in the buffer; where, Landing says:
@@ -55,7 +57,11 @@ DSINFER_INTERNAL Format held_format(const TensorSpec& spec, DType stored, Weight
 DSINFER_INTERNAL bool lies_as_held(const StoredTensor& tensor, WeightFormat format);
 
 /// gate_proj and up_proj of one MLP, and q_a_proj and kv_a_proj_with_mqa, lie back to back (data, and scales likewise) where both have one format and the
-/// first ends on a block edge: WeightSet::fused() gives them as one matrix. `in_files`: what lies_as_held() stays in its file.
-DSINFER_INTERNAL HeldLayout held_layout(const std::vector<ShardPiece>& pieces, const ModelConfig& config, WeightFormat format, bool in_files = false);
+/// first ends on a block edge: WeightSet::fused() gives them as one matrix. Of a layer's routed experts, gate_up of each lies behind that of the one before, and
+/// likewise their scales, down, and its scales. `in_files`: what lies_as_held() stays in its file. `absorbed`: of the absorbed copies.
+DSINFER_INTERNAL HeldLayout held_layout(const std::vector<ShardPiece>& pieces, const ModelConfig& config, WeightFormat format, bool in_files = false, DType absorbed = DType::f32);
+
+/// Of the options' absorbed copies.
+inline DType absorbed_dtype(const LoadOptions& options) { return options.absorbed_bf16 ? DType::bf16 : DType::f32; }
 
 }  // namespace dsinfer

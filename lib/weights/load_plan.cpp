@@ -50,7 +50,7 @@ LoadPlan plan_load(const std::filesystem::path& model, const Plan& plan, const L
   }
   for (RankLoad& rank : result.ranks) {
     const RankPlan part = plan.rank(rank.rank);
-    rank.device_bytes = held_layout(shard_pieces(tensors, config, part), config, options.weights, in_files).buffer_bytes;
+    rank.device_bytes = held_layout(shard_pieces(tensors, config, part), config, options.weights, in_files, absorbed_dtype(options)).buffer_bytes;
     rank.host_peak_bytes = host_peak(rank, options);
   }
   return result;

@@ -11,6 +11,7 @@ void check_same_load(World& world, const Checkpoint& checkpoint, const Plan& pla
   check_same_fields(world, {{"the model's content (config, index, headers)", checkpoint.fingerprint()},
                             {"the plan", plan.spec() + " " + plan.to_json()},
                             {"the format of the weights held (0 as stored, 1 bf16, 2 fp8)", std::to_string(static_cast<int>(options.weights))},
+                            {"absorbed copies of kv_b_proj in BF16", options.absorbed_bf16 ? "yes" : "no"},
                             {"weights left in mapped files", options.method == ReadMethod::mmap ? "yes" : "no"}});
 }
 

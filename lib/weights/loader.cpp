@@ -115,7 +115,7 @@ RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& pl
   const std::vector<ShardPiece> pieces = shard_pieces(tensors, config, rank);
   if (!options.shard_cache.empty())
     if (auto kept = load_cached(world, checkpoint, plan, config, pieces, backend, options)) return std::move(*kept);
-  const auto make_landing = [&] { return Landing::make(checkpoint, pieces, config, rank, backend, options.weights, in_files); };
+  const auto make_landing = [&] { return Landing::make(checkpoint, pieces, config, rank, backend, options.weights, in_files, absorbed_dtype(options)); };
   std::unique_ptr<Landing> landing;
   if (!in_files) landing = make_landing();  // before files are fetched: there may be no room; files to be mapped must be there
   if (in_files) std::erase_if(tensors, [&](const StoredTensor& tensor) { return lies_as_held(tensor, options.weights); });

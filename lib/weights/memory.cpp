@@ -25,7 +25,7 @@ RankMemory rank_memory(const Checkpoint& checkpoint, const Plan& plan, int world
   const std::vector<TensorSpec> table = tensor_table(config);
   const std::vector<ShardPiece> pieces = shard_pieces(checkpoint.resolve(config, table), config, rank);
   constexpr int64_t kCacheElement = 4;  // the CPU's cache is f32
-  RankMemory memory{held_layout(pieces, config, options.weights, options.method == ReadMethod::mmap).held_bytes, rank.layers.size() * config.cache_dim() * kCacheElement, 0};
+  RankMemory memory{held_layout(pieces, config, options.weights, options.method == ReadMethod::mmap, absorbed_dtype(options)).held_bytes, rank.layers.size() * config.cache_dim() * kCacheElement, 0};
   for (const ShardPiece& piece : pieces) memory.read_bytes += piece.range.bytes();
   return memory;
 }

@@ -41,8 +41,8 @@ std::vector<Segment> segments_of(const HeldLayout& layout) {
     add(tensor, "", dtype, tensor.vector ? std::vector<int64_t>{tensor.rows} : std::vector<int64_t>{tensor.rows, tensor.cols}, tensor.data_at, tensor.data_bytes);
     add(tensor, "#scale", tensor.scale_dtype, {blocks(tensor.rows, tensor.block_rows), blocks(tensor.cols, tensor.block_cols)}, tensor.scale_at, tensor.scale_bytes);
     add(tensor, "#zero", DType::u8, {tensor.zero_bytes}, tensor.zero_at, tensor.zero_bytes);
-    add(tensor, "#key_up", DType::f32, {tensor.key_up_bytes / 4}, tensor.key_up_at, tensor.key_up_bytes);
-    add(tensor, "#value_up", DType::f32, {tensor.value_up_bytes / 4}, tensor.value_up_at, tensor.value_up_bytes);
+    add(tensor, "#key_up", tensor.absorbed_dtype, {tensor.key_up_bytes / dtype_size(tensor.absorbed_dtype)}, tensor.key_up_at, tensor.key_up_bytes);
+    add(tensor, "#value_up", tensor.absorbed_dtype, {tensor.value_up_bytes / dtype_size(tensor.absorbed_dtype)}, tensor.value_up_at, tensor.value_up_bytes);
   }
   std::sort(segments.begin(), segments.end(), [](const Segment& a, const Segment& b) { return a.at < b.at; });
   std::vector<Segment> whole;

@@ -25,7 +25,7 @@ ShardWatch watch_of(RankProgress& progress) {
 std::optional<RankWeights> load_cached(World& world, const Checkpoint& checkpoint, const Plan& plan, const ModelConfig& config, const std::vector<ShardPiece>& pieces, Backend& backend,
                                        const LoadOptions& options) {
   const auto started = std::chrono::steady_clock::now();
-  const HeldLayout layout = held_layout(pieces, config, options.weights);
+  const HeldLayout layout = held_layout(pieces, config, options.weights, false, absorbed_dtype(options));
   const auto file = ShardFile::find(options.shard_cache, shard_key(checkpoint, plan, world.rank(), options.weights, layout), layout);
   const std::vector<std::string> found = world.all_gather(file ? "found" : "");
   if (std::find(found.begin(), found.end(), "") != found.end()) return std::nullopt;
@@ -61,7 +61,7 @@ LoadReport save_shards(World& world, const std::filesystem::path& model, const P
     const ModelConfig config = read_config(checkpoint.storage());
     const RankPlan rank = plan.rank(world.rank());
     const std::vector<TensorSpec> table = tensor_table(config);
-    const HeldLayout layout = held_layout(shard_pieces(checkpoint.resolve(config, table), config, rank), config, options.weights);
+    const HeldLayout layout = held_layout(shard_pieces(checkpoint.resolve(config, table), config, rank), config, options.weights, false, absorbed_dtype(options));
     const ShardKey key = shard_key(checkpoint, plan, world.rank(), options.weights, layout);
     check_same_load(world, checkpoint, plan, options);
     RankWeights loaded = load_rank(world, checkpoint, plan, *backend, from_files);

@@ -20,7 +20,7 @@ class WeightSet {
   DSINFER_INTERNAL const Weight& matrix(const std::string& name) const;
   /// A 1-D tensor (norms, correction bias), always f32: [dim].
   DSINFER_INTERNAL TensorView vector(const std::string& name) const;
-  /// Absorbed copies of `kv_b_proj.weight`'s local heads, decoded to f32 before the cut:
+  /// Absorbed copies of `kv_b_proj.weight`'s local heads, decoded before the cut, f32 or bf16:
   /// key_up [heads, rkv, dn] (so that q̃ = w·q_nope contracts the inner dim), value_up [heads, dv, rkv].
   DSINFER_INTERNAL const Weight& key_up(const std::string& kv_b_name) const;
   DSINFER_INTERNAL const Weight& value_up(const std::string& kv_b_name) const;

@@ -41,11 +41,11 @@ Weight held_matrix(const HeldTensor& tensor, std::byte* base, Place place) {
 TensorView held_vector(const HeldTensor& tensor, std::byte* base, Place place) { return TensorView(base + tensor.data_at, DType::f32, {tensor.rows}, place); }
 
 TensorView held_key_up(const HeldTensor& tensor, const ModelConfig& config, std::byte* base, Place place) {
-  return TensorView(base + tensor.key_up_at, DType::f32, {heads_of(tensor, config), config.kv_lora_rank, config.qk_nope_head_dim}, place);
+  return TensorView(base + tensor.key_up_at, tensor.absorbed_dtype, {heads_of(tensor, config), config.kv_lora_rank, config.qk_nope_head_dim}, place);
 }
 
 TensorView held_value_up(const HeldTensor& tensor, const ModelConfig& config, std::byte* base, Place place) {
-  return TensorView(base + tensor.value_up_at, DType::f32, {heads_of(tensor, config), config.v_head_dim, config.kv_lora_rank}, place);
+  return TensorView(base + tensor.value_up_at, tensor.absorbed_dtype, {heads_of(tensor, config), config.v_head_dim, config.kv_lora_rank}, place);
 }
 
 WeightSet WeightSetBuilder::build(const HeldLayout& layout, Buffer buffer, const ModelConfig& config, std::vector<std::shared_ptr<const MappedFile>> files) {
@@ -59,8 +59,9 @@ WeightSet WeightSetBuilder::build(const HeldLayout& layout, Buffer buffer, const
     set.matrices_[tensor.name] = held_matrix(tensor, base, place);
     if (tensor.fused_with >= 0) set.fused_[tensor.name] = held_matrix(joined(tensor, layout.tensors[static_cast<size_t>(tensor.fused_with)]), base, place);
     if (tensor.key_up_at < 0) continue;
-    set.key_up_[tensor.name] = Weight{held_key_up(tensor, config, base, place), {}, Format::f32};
-    set.value_up_[tensor.name] = Weight{held_value_up(tensor, config, base, place), {}, Format::f32};
+    const Format absorbed = tensor.absorbed_dtype == DType::bf16 ? Format::bf16 : Format::f32;
+    set.key_up_[tensor.name] = Weight{held_key_up(tensor, config, base, place), {}, absorbed};
+    set.value_up_[tensor.name] = Weight{held_value_up(tensor, config, base, place), {}, absorbed};
   }
   set.bytes_ = layout.held_bytes;
   set.buffers_.push_back(std::move(buffer));

@@ -145,6 +145,7 @@ __global__ void mla_append_kernel(Pages pages, Rows<const float> latent, Rows<co
                                   FaultSink fault) {
   const int64_t t = blockIdx.x;
   int32_t page;
+  if (positions[t] == kPadding) return;
   const int64_t place = cached_row(pages, table.data + t * table.stride, max_pages, positions[t], &page);
   if (place < 0) {
     if (threadIdx.x == 0) report(fault, FaultRecord::append_page, page, pages.pages);

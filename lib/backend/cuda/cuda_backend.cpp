@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/cuda/hopper_blocks.hpp"
+
 namespace dsinfer {
 namespace cuda {
 
@@ -114,6 +116,20 @@ CudaBackend::CudaBackend(int device, const BackendOptions& options) : device_(de
 void CudaBackend::run(const StepKey& key, const std::function<void()>& step) {
   const cuda::Current current(device_.index());
   graphs_.run(key, step);
+}
+
+// Powers of two and, from 8 on, what lies halfway between them: little padding and few graphs.
+int64_t CudaBackend::padded_rows(int64_t rows) const {
+  if (rows <= 0) return 0;
+  int64_t power = 1;
+  while (power < rows) power *= 2;
+  return power >= 16 && rows <= power / 4 * 3 ? power / 4 * 3 : power;
+}
+
+std::unique_ptr<Blocks> CudaBackend::make_blocks(const BlockDims& dims) {
+  if (arithmetic_ != Arithmetic::w8a8) return nullptr;
+  const cuda::Current current(device_.index());
+  return cuda::make_hopper_blocks(device_, dims, ue8m0_);
 }
 
 Buffer CudaBackend::allocate(size_t bytes) {

@@ -23,6 +23,10 @@ class CudaBackend final : public Backend {
   size_t available_bytes() const override;
   bool supports(Format) const override { return true; }
   void run(const StepKey& key, const std::function<void()>& step) override;
+  /// 1, 2, 4, 8, 12, 16, 24, 32, 48, …
+  int64_t padded_rows(int64_t rows) const override;
+  /// On Hopper, in w8a8, at DeepSeek-V3's dimensions (hopper_blocks.cpp).
+  std::unique_ptr<Blocks> make_blocks(const BlockDims& dims) override;
 
   void embed(TensorView out, const Weight& table, TensorView tokens, int64_t first_row) override;
   void rms_norm(TensorView out, TensorView x, TensorView w, float eps) override;

@@ -69,6 +69,7 @@ __global__ void silu_mul_kernel(Rows<float> out, Rows<const float> gate_up, int6
 __global__ void rope_kernel(Rows<float> x, const int32_t* positions, Rows<const float> table, int64_t table_rows, int heads, int half, bool interleave, FaultSink fault) {
   const int64_t t = blockIdx.x;
   const int32_t position = positions[t];
+  if (position == kPadding) return;
   if (position < 0 || position >= table_rows) {
     if (threadIdx.x == 0) report(fault, FaultRecord::rope_position, position, table_rows);
     return;

@@ -22,6 +22,9 @@ struct FaultSink {
   FaultRecord* record;
 };
 
+/// Position of a row that is padding: it is rotated nowhere, appended nowhere, and attends to nothing.
+inline constexpr int32_t kPadding = -1;
+
 /// A view of up to three dimensions, strides in elements, innermost stride 1.
 template <class T> struct Rows {
   T* data;

@@ -1,0 +1,322 @@
+#include "backend/cuda/hopper_blocks.hpp"
+
+#include <algorithm>
+
+#include "backend/backend.hpp"
+#include "backend/cuda/device.hpp"
+#include "backend/cuda/hopper_room.hpp"
+#include "backend/cuda/hopper/edges.hpp"
+
+namespace dsinfer::cuda {
+namespace {
+
+using hopper::bf16;
+
+bf16* halves(const TensorView& v) { return reinterpret_cast<bf16*>(v.data); }
+uint8_t* bytes_of(const TensorView& v) { return reinterpret_cast<uint8_t*>(v.data); }
+float* floats(const TensorView& v) { return v.as<float>(); }
+int small(int64_t v) { return static_cast<int>(v); }
+hopper::Fp8Weight fp8(const Weight& w) { return {bytes_of(w.data), floats(w.scale)}; }
+hopper::Fp8Rows quantised(const TensorView& rows, const TensorView& scale) { return {bytes_of(rows), floats(scale)}; }
+void start(cudaError_t status, const char* what) { cuda::check(status, what); }
+
+constexpr int64_t kHidden = 7168, kQRank = 1536, kLatent = 512, kRope = 64, kNope = 128, kValue = 128, kExperts = 256, kGroups = 8, kBlock = 128;
+
+// A linear's input or output width that is cut over ranks: whole 128-blocks, at least the four that the kernels' pipelines begin with.
+bool fits_width(int64_t width) { return width >= 4 * kBlock && width % kBlock == 0; }
+
+// What the kernels are made for, all of it.
+bool fits(const BlockDims& d) {
+  const bool attention = d.q_lora_rank == kQRank && d.kv_lora_rank == kLatent && d.nope == kNope && d.rope == kRope && d.value == kValue && d.rope_interleave && d.heads >= 16 &&
+                         d.heads <= 128 && d.heads % 4 == 0;
+  const bool dense = !d.dense_layers || fits_width(d.dense_inter);
+  const bool moe = !d.moe_layers || (d.experts == kExperts && d.own_experts == kExperts && fits_width(d.moe_inter) && d.shared_inter == d.moe_inter && d.gate.sigmoid && d.gate.grouped &&
+                                     d.gate.group_score_top2 && d.gate.n_group == kGroups && d.gate.topk_group >= 1 && d.gate.topk_group <= kGroups && d.gate.top_k >= 1 && d.gate.top_k <= 32);
+  return d.hidden == kHidden && attention && dense && moe && d.block_rows == kBlock && d.block_cols == kBlock && d.cache == CacheRows::bf16 && d.max_tokens > 0 && d.max_len > 0;
+}
+
+bool is_hopper() {
+  int device = 0, major = 0, minor = 0;
+  check(cudaGetDevice(&device), "asking for the device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the device");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking for the device");
+  return major == 9 && minor == 0;
+}
+
+[[noreturn]] void refuse(const std::string& what, const std::string& wanted) {
+  throw Error(Error::unsupported, what + ": expected " + wanted + ", as the kernels for Hopper take it; run without w8a8, or choose device \"cpu\"");
+}
+
+void expect_fp8(const char* name, const Weight* w, int64_t n, int64_t k) {
+  const bool good = w && w->format == Format::fp8_block && w->block_rows == kBlock && w->block_cols == kBlock && w->out_dim() == n && w->in_dim() == k && w->data.contiguous() &&
+                    w->scale.contiguous() && w->scale.dim(0) == (n + kBlock - 1) / kBlock && w->scale.dim(1) == k / kBlock;
+  if (!good) refuse(std::string(name) + (w ? " as " + std::string(format_name(w->format)) + " " + w->data.shape_text() : " in two parts"),
+                    "FP8 [" + std::to_string(n) + ", " + std::to_string(k) + "] in blocks of 128x128");
+}
+
+void expect_view(const char* name, const TensorView& v, DType dtype, std::initializer_list<int64_t> dims) {
+  const TensorView wanted(nullptr, dtype, dims);
+  if (!v || v.dtype != dtype || v.rank != wanted.rank || v.shape != wanted.shape || !v.contiguous())
+    refuse(std::string(name) + " as " + dtype_name(v.dtype) + " " + v.shape_text(), dtype_name(dtype) + std::string(" ") + wanted.shape_text());
+}
+
+// One expert's memory where that of the one before ends.
+void expect_stack(const char* name, std::span<const Weight> all, int64_t n, int64_t k) {
+  if (static_cast<int64_t>(all.size()) != kExperts) refuse(std::string(name) + " of " + std::to_string(all.size()) + " experts", std::to_string(kExperts) + " with gate and up back to back");
+  for (size_t e = 0; e < all.size(); ++e) {
+    expect_fp8(name, &all[e], n, k);
+    const Weight& before = all[e ? e - 1 : 0];
+    if (e > 0 && (all[e].data.data != before.data.data + before.data.bytes() || all[e].scale.data != before.scale.data + before.scale.bytes()))
+      refuse(std::string(name) + " of expert " + std::to_string(e), "memory right behind the expert before");
+  }
+}
+
+class HopperBlocks final : public Blocks {
+ public:
+  HopperBlocks(Device& device, const BlockDims& dims, bool ue8m0) : device_(device), d_(dims), ue8m0_(ue8m0) {}
+
+  int64_t page_size() const override { return hopper::kKvPageRows; }
+  int64_t scratch_bytes() const override {
+    const Current current(device_.index());
+    Arena counting = Arena::counting();
+    HopperRoom(counting, d_);
+    return static_cast<int64_t>(counting.peak());
+  }
+  void use(TensorView scratch) override {
+    const Current current(device_.index());
+    Arena arena(Buffer(scratch.data, static_cast<size_t>(scratch.bytes()), scratch.place, {}));
+    room_ = std::make_unique<HopperRoom>(arena, d_);
+  }
+
+  void check(const AttentionWeights& w) const override {
+    expect_view("input_layernorm", w.norm, DType::f32, {kHidden});
+    expect_view("q_a_layernorm", w.q_norm, DType::f32, {kQRank});
+    expect_view("kv_a_layernorm", w.kv_norm, DType::f32, {kLatent});
+    expect_fp8("q_a_proj and kv_a_proj_with_mqa", w.latents, kQRank + kLatent + kRope, kHidden);
+    expect_fp8("q_b_proj", w.q_b, d_.heads * (kNope + kRope), kQRank);
+    expect_fp8("kv_b_proj", w.kv_b, d_.heads * (kNope + kValue), kLatent);
+    expect_fp8("o_proj", w.o, kHidden, d_.heads * kValue);
+    expect_view("kv_b_proj's keys", w.key_up->data, DType::bf16, {d_.heads, kLatent, kNope});
+    expect_view("kv_b_proj's values", w.value_up->data, DType::bf16, {d_.heads, kValue, kLatent});
+  }
+  void check(const MlpWeights& w) const override {
+    expect_view("post_attention_layernorm", w.norm, DType::f32, {kHidden});
+    expect_fp8("gate_proj and up_proj", w.gate_up, 2 * d_.dense_inter, kHidden);
+    expect_fp8("down_proj", w.down, kHidden, d_.dense_inter);
+  }
+  void check(const MoeWeights& w) const override {
+    expect_view("post_attention_layernorm", w.norm, DType::f32, {kHidden});
+    expect_view("e_score_correction_bias", w.bias, DType::f32, {kExperts});
+    if (!w.gate || w.gate->format != Format::bf16) refuse(std::string("the gate as ") + (w.gate ? format_name(w.gate->format) : "nothing"), "bf16");
+    expect_view("the gate", w.gate->data, DType::bf16, {kExperts, kHidden});
+    expect_stack("experts' gate_proj and up_proj", w.gate_up, 2 * d_.moe_inter, kHidden);
+    expect_stack("experts' down_proj", w.down, kHidden, d_.moe_inter);
+    expect_fp8("shared gate_proj and up_proj", w.shared_gate_up, 2 * d_.shared_inter, kHidden);
+    expect_fp8("shared down_proj", w.shared_down, kHidden, d_.shared_inter);
+  }
+
+  void begin(const BlockStep& step) override {
+    step_ = step;
+    left_ = Left::nothing;
+  }
+  void attention(const AttentionWeights& w, const CacheView& cache) override;
+  void mlp(const MlpWeights& w) override;
+  void moe(const MoeWeights& w) override;
+  TensorView branch() override {
+    combine(0, rows());
+    return room_->branch.rows(0, rows());
+  }
+  void finish() override {
+    if (rows() > 0 && left_ != Left::nothing) add_norm(last_norm_, false, false);
+    left_ = Left::nothing;
+  }
+  bool head(TensorView out, TensorView x, const Weight& w) override;
+
+ private:
+  // What the last block left: nothing, the branch, or the experts' rows of the whole step, which the next norm adds up by itself.
+  enum class Left : uint8_t { nothing, branch, routed };
+
+  int64_t rows() const { return step_.residual.dim(0); }
+  cudaStream_t stream() const { return device_.stream(); }
+  const int* positions() const { return step_.positions.as<int32_t>(); }
+  const int* pages_of(int64_t row) const { return step_.block_table.row<int32_t>(row); }
+
+  void add_norm(const TensorView& weight, bool as_bf16, bool as_fp8);
+  void linear(const TensorView& out, hopper::Fp8Rows x, const Weight& w, int64_t n) {
+    start(hopper::fp8_linear(halves(out), x, fp8(w), small(n), small(w.out_dim()), small(w.in_dim()), stream()), "a linear of Hopper's");
+  }
+  void attend_absorbed(const AttentionWeights& w, const CacheView& cache, int64_t begin, int64_t end, int64_t longest);
+  void attend_slice(const AttentionWeights& w, const CacheView& cache, int64_t first, int64_t n, int64_t longest);
+  bool attend_expanded(const AttentionWeights& w, const CacheView& cache, const BlockSegment& segment);
+  void experts(const MoeWeights& w, int64_t first, int64_t n);
+  void combine(int64_t first, int64_t n);
+  hopper::Routed routed() const {
+    return {room_->experts.as<int32_t>(), floats(room_->weights), room_->slot.as<int32_t>(), room_->rows.as<int32_t>(), reinterpret_cast<hopper::ExpertRun*>(room_->runs.data),
+            room_->num_runs.as<int32_t>()};
+  }
+
+  Device& device_;
+  const BlockDims d_;
+  const bool ue8m0_;
+  std::unique_ptr<HopperRoom> room_;
+  BlockStep step_;
+  Left left_ = Left::nothing;
+  TensorView last_norm_;
+};
+
+// residual += what the last block left; then the norm of it, in bf16 and quantised.
+void HopperBlocks::add_norm(const TensorView& weight, bool as_bf16, bool as_fp8) {
+  hopper::AddNorm a{};
+  a.residual = floats(step_.residual);
+  a.weight = floats(weight);
+  a.shared_first = -1;
+  a.eps = d_.eps;
+  a.ue8m0 = ue8m0_;
+  if (as_bf16) a.out = halves(room_->normed);
+  if (as_fp8) a.q = bytes_of(room_->q8), a.q_scale = floats(room_->q8_scale);
+  if (left_ == Left::branch) a.x = halves(room_->branch);
+  if (left_ == Left::routed) {
+    a.x = halves(room_->y);
+    a.slot = room_->slot.as<int32_t>();
+    a.route_weight = floats(room_->weights);
+    a.top_k = small(d_.gate.top_k);
+    a.shared_first = rows() * d_.gate.top_k;
+  }
+  start(hopper::add_norm(a, small(rows()), small(kHidden), stream()), "add_norm");
+  last_norm_ = weight;
+}
+
+void HopperBlocks::attention(const AttentionWeights& w, const CacheView& cache) {
+  if (rows() == 0) return;
+  const Current current(device_.index());
+  const HopperRoom& r = *room_;
+  add_norm(w.norm, false, true);
+  linear(r.joined, quantised(r.q8, r.q8_scale), *w.latents, rows());
+  hopper::Latent l{};
+  l.a = halves(r.joined);
+  l.q_norm = floats(w.q_norm);
+  l.kv_norm = floats(w.kv_norm);
+  l.rope = floats(step_.rope_table);
+  l.positions = positions();
+  l.block_table = pages_of(0);
+  l.cache = cache.data.data;
+  l.q = bytes_of(r.latent8);
+  l.q_scale = floats(r.latent8_scale);
+  l.max_pages = small(step_.block_table.stride[0]);
+  l.eps = d_.latent_eps;
+  l.ue8m0 = ue8m0_;
+  start(hopper::latents(l, small(rows()), stream()), "latents");
+  linear(r.q_b, quantised(r.latent8, r.latent8_scale), *w.q_b, rows());
+  attend_absorbed(w, cache, 0, step_.decode_rows, step_.longest);
+  for (const BlockSegment& segment : step_.prefill)
+    if (!attend_expanded(w, cache, segment)) attend_absorbed(w, cache, segment.first_row, segment.first_row + segment.rows, segment.position + segment.rows);
+  linear(r.branch, quantised(r.o8, r.o8_scale), *w.o, rows());
+  left_ = Left::branch;
+}
+
+void HopperBlocks::attend_absorbed(const AttentionWeights& w, const CacheView& cache, int64_t begin, int64_t end, int64_t longest) {
+  for (int64_t first = begin; first < end; first += room_->attend_rows) attend_slice(w, cache, first, std::min(room_->attend_rows, end - first), longest);
+}
+
+// Rows [first, first + n), each on its own.
+void HopperBlocks::attend_slice(const AttentionWeights& w, const CacheView& cache, int64_t first, int64_t n, int64_t longest) {
+  const HopperRoom& r = *room_;
+  const int tokens = small(n), heads = small(d_.heads);
+  const int* at = positions() + first;
+  start(hopper::absorb_query(halves(r.q), halves(r.q_b.rows(first, first + n)), halves(w.key_up->data), floats(step_.rope_table), at, tokens, heads, stream()), "absorb_query");
+  hopper::MlaDecode m{};
+  m.u = halves(r.u);
+  m.q = halves(r.q);
+  m.cache = cache.data.data;
+  m.block_table = pages_of(first);
+  m.positions = at;
+  m.partial = reinterpret_cast<float*>(r.attend_work.data);
+  m.tokens = tokens;
+  m.heads = heads;
+  m.max_pages = small(step_.block_table.stride[0]);
+  m.parts = hopper::mla_parts(tokens, heads, longest);
+  m.scale = d_.softmax_scale;
+  start(hopper::mla_decode(m, stream()), "mla_decode");
+  start(hopper::expand_values(bytes_of(r.o8.rows(first, first + n)), floats(r.o8_scale.rows(first, first + n)), halves(r.u), halves(w.value_up->data), tokens, heads, ue8m0_, stream()),
+        "expand_values");
+}
+
+bool HopperBlocks::attend_expanded(const AttentionWeights&, const CacheView&, const BlockSegment&) { return false; }
+
+void HopperBlocks::mlp(const MlpWeights& w) {
+  if (rows() == 0) return;
+  const Current current(device_.index());
+  const HopperRoom& r = *room_;
+  add_norm(w.norm, false, true);
+  start(hopper::fp8_gate_up(halves(r.h), quantised(r.q8, r.q8_scale), fp8(*w.gate_up), small(rows()), small(2 * d_.dense_inter), small(kHidden), stream()), "gate_up");
+  start(hopper::quantise(bytes_of(r.h8), floats(r.h8_scale), halves(r.h), rows(), d_.dense_inter, ue8m0_, stream()), "quantise");
+  linear(r.branch, quantised(r.h8, r.h8_scale), *w.down, rows());
+  left_ = Left::branch;
+}
+
+void HopperBlocks::moe(const MoeWeights& w) {
+  if (rows() == 0) return;
+  const Current current(device_.index());
+  add_norm(w.norm, true, true);
+  if (rows() <= room_->moe_rows) {
+    experts(w, 0, rows());
+    left_ = Left::routed;
+    return;
+  }
+  for (int64_t first = 0; first < rows(); first += room_->moe_rows) {
+    const int64_t n = std::min(room_->moe_rows, rows() - first);
+    experts(w, first, n);
+    left_ = Left::routed;
+    combine(first, n);
+  }
+}
+
+// Gate and experts of rows [first, first + n): their rows are left in y.
+void HopperBlocks::experts(const MoeWeights& w, int64_t first, int64_t n) {
+  const HopperRoom& r = *room_;
+  const int tokens = small(n);
+  const TensorView x = r.normed.rows(first, first + n), x8 = r.q8.rows(first, first + n), x8_scale = r.q8_scale.rows(first, first + n);
+  hopper::RouteOptions o;
+  o.topk_group = small(d_.gate.topk_group);
+  o.top_k = small(d_.gate.top_k);
+  o.normalise = d_.gate.normalise;
+  o.scale = d_.gate.scale;
+  o.positions = positions() + first;
+  const int64_t inner = d_.moe_inter, places = n * (d_.gate.top_k + 1);
+  start(hopper::gate_logits(floats(r.logits), halves(x), halves(w.gate->data), tokens, small(kExperts), small(kHidden), stream()), "gate_logits");
+  start(hopper::route(routed(), floats(r.logits), floats(w.bias), nullptr, tokens, o, stream()), "route");
+  start(hopper::grouped_gate_up(halves(r.h), quantised(x8, x8_scale), fp8(w.gate_up.front()), fp8(*w.shared_gate_up), routed(), tokens, o, small(2 * inner), small(kHidden), stream()),
+        "experts' gate_up");
+  start(hopper::quantise(bytes_of(r.h8), floats(r.h8_scale), halves(r.h), places, inner, ue8m0_, stream()), "quantise");
+  start(hopper::grouped_down(halves(r.y), quantised(r.h8, r.h8_scale), fp8(w.down.front()), fp8(*w.shared_down), routed(), tokens, o, small(kHidden), small(inner), stream()), "experts' down");
+}
+
+// The experts' rows of rows [first, first + n) of the step become their part of the branch.
+void HopperBlocks::combine(int64_t first, int64_t n) {
+  if (left_ == Left::routed && n > 0) {
+    const Current current(device_.index());
+    const int64_t k = d_.gate.top_k;
+    start(hopper::combine(halves(room_->branch.rows(first, first + n)), halves(room_->y), room_->slot.as<int32_t>(), floats(room_->weights), n * k, n, small(k), kHidden, stream()), "combine");
+  }
+  left_ = Left::branch;
+}
+
+bool HopperBlocks::head(TensorView out, TensorView x, const Weight& w) {
+  if (w.format != Format::bf16 || w.out_dim() % 2 != 0 || x.dim(1) != kHidden || !w.data.contiguous() || out.stride[0] != w.out_dim()) return false;
+  const Current current(device_.index());
+  for (int64_t first = 0; first < x.dim(0); first += kHeadRows) {
+    const int64_t n = std::min(kHeadRows, x.dim(0) - first);
+    start(hopper::to_bf16(halves(room_->head_in), x.row<float>(first), x.stride[0], n, kHidden, stream()), "to_bf16");
+    start(hopper::bf16_linear(out.row<float>(first), halves(room_->head_in), halves(w.data), small(n), w.out_dim(), small(kHidden), stream()), "the head");
+  }
+  return true;
+}
+
+}  // namespace
+
+std::unique_ptr<Blocks> make_hopper_blocks(Device& device, const BlockDims& dims, bool ue8m0) {
+  if (!fits(dims) || !is_hopper()) return nullptr;
+  return std::make_unique<HopperBlocks>(device, dims, ue8m0);
+}
+
+}  // namespace dsinfer::cuda
