@@ -111,6 +111,7 @@ TensorView dense_over(const TensorView& view, std::byte* memory) {
 CudaBackend::CudaBackend(int device, const BackendOptions& options) : device_(device), arithmetic_(options.arithmetic), ue8m0_(options.ue8m0), graphs_(device_) {
   const cuda::Current current(device_.index());
   tiles_ = device_.allocate(kTileBytes);
+  partials_ = device_.allocate(cuda::mla_partial_bytes(device_.multiprocessors()));
 }
 
 void CudaBackend::run(const StepKey& key, const std::function<void()>& step) {

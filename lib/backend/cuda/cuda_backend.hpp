@@ -69,6 +69,7 @@ class CudaBackend final : public Backend {
   std::map<const Weight*, ExpertTable> tables_;
   std::vector<Buffer> quantised_;
   Buffer tiles_;             // and the number of pairs, for routed_experts
+  Buffer partials_;          // of mla_attend
   cuda::StepGraphs graphs_;  // goes first: graphs know of all the rest
 };
 

@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kPairThreads) pair_up_kernel(Pairs pairs, Rows
   };
   int count = 0;
   walk([&](int) { ++count; });
-  const int tiles = (count + kTileRows - 1) / kTileRows;
+  const int tiles = (count + pairs.tile_rows - 1) / pairs.tile_rows;
   sums[0][e] = count;
   sums[1][e] = tiles;
   for (int step = 1; step < kPairThreads; step *= 2) {
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(kPairThreads) pair_up_kernel(Pairs pairs, Rows
   __syncthreads();
   int place = sums[0][e] - count;
   const int first = place, first_tile = sums[1][e] - tiles, used = sums[1][kPairThreads - 1];
-  for (int i = 0; i < tiles; ++i) pairs.tiles[first_tile + i] = {e, first + i * kTileRows, min(kTileRows, count - i * kTileRows)};
+  for (int i = 0; i < tiles; ++i) pairs.tiles[first_tile + i] = {e, first + i * pairs.tile_rows, min(pairs.tile_rows, count - i * pairs.tile_rows)};
   for (int i = used + e; i < pairs.num_tiles; i += kPairThreads) pairs.tiles[i] = {0, 0, 0};
   if (e == 0) *pairs.count = sums[0][kPairThreads - 1];
   walk([&](int i) {

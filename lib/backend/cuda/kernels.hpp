@@ -38,11 +38,11 @@ struct LinearWeight {
   const std::byte* scale;
   const uint8_t* zeros;
 };
-/// Rows [row, row + rows) that go through one expert; rows ≤ kTileRows, 0 for none.
+/// Rows [row, row + rows) that go through one expert; rows ≤ tile_rows of the call, 0 for none.
 struct LinearTile {
   int32_t expert, row, rows;
 };
-inline constexpr int kTileRows = 8;
+inline constexpr int kTileRows = 8, kWideTileRows = 32;
 
 /// What all weights of a call have in common.
 struct LinearShape {
@@ -65,11 +65,14 @@ struct LinearCall {
   const LinearWeight* experts;   ///< device memory, by expert; with tiles
   const int32_t* gather;         ///< device memory, or null: row i of the call reads row gather[i] of x
   int32_t rows, num_tiles;       ///< rows without tiles, or how many tiles
+  int32_t tile_rows;             ///< with tiles: kTileRows, or kWideTileRows where on_matrix_unit
   int32_t heads;                 ///< 1, or heads whose matrices lie head_stride bytes apart; x.inner and out.inner apply
   int64_t head_stride;
   bool x_aligned;                ///< rows of x may be read 16 bytes at a time
 };
 void linear(const LinearCall& call, int multiprocessors, cudaStream_t stream);
+/// Whether such weights are multiplied on the matrix unit, if rows of x may be read 16 bytes at a time.
+bool on_matrix_unit(const LinearShape& shape);
 
 /// out = x as e4m3 and a scale for each row and block of columns make it (w8a8).
 void quantise(Rows<float> out, Rows<const float> x, int64_t rows, int64_t width, int64_t block_cols, bool ue8m0, cudaStream_t stream);
@@ -92,8 +95,19 @@ struct Pages {
 void mla_append(const Pages& pages, Rows<const float> latent, Rows<const float> rope, int64_t rows, int64_t latent_dim, const int32_t* positions, Rows<const int32_t> table, int64_t max_pages,
                 FaultSink fault, cudaStream_t stream);
 void mla_gather(Rows<float> out, const Pages& pages, const int32_t* table, int64_t max_pages, int64_t first, int64_t rows, FaultSink fault, cudaStream_t stream);
-void mla_attend(Rows<float> out, Rows<const float> q_latent, Rows<const float> q_rope, const Pages& pages, const int32_t* positions, Rows<const int32_t> table, int64_t max_pages, int64_t rows,
-                int64_t heads, int64_t latent_dim, float scale, FaultSink fault, cudaStream_t stream);
+struct MlaAttend {
+  Rows<float> out;
+  Rows<const float> q_latent, q_rope;
+  Pages pages;
+  const int32_t* positions;
+  Rows<const int32_t> table;
+  int64_t max_pages, rows, heads, latent_dim;
+  float scale;
+  FaultSink fault;
+};
+/// A row's keys are cut into parts, which share the device where rows and heads alone would not fill it. partial: mla_partial_bytes.
+void mla_attend(const MlaAttend& a, float* partial, int multiprocessors, cudaStream_t stream);
+size_t mla_partial_bytes(int multiprocessors);
 /// Largest key and value widths that the attention kernels take: V3's latent and rope key.
 inline constexpr int64_t kMaxKeyDim = 576, kMaxValueDim = 512;
 void attend_expanded(Rows<float> out, Rows<float> lse, Rows<const float> q, Rows<const float> kv, Rows<const float> key_rope, int64_t queries, int64_t heads, int64_t keys, int64_t nope,
@@ -118,6 +132,7 @@ struct Pairs {
   int32_t* count;       ///< pairs
   LinearTile* tiles;    ///< [num_tiles]; those beyond the last have no rows
   int32_t num_tiles;
+  int32_t tile_rows;    ///< of a tile, at most
 };
 inline constexpr int64_t kMostPairExperts = 1024;
 void pair_up(const Pairs& pairs, Rows<const int32_t> experts, Rows<const float> weights, int64_t rows, int64_t top_k, int64_t first_expert, int64_t own_experts, cudaStream_t stream);

@@ -57,8 +57,9 @@ void CudaBackend::mla_attend(TensorView out, TensorView q_latent, TensorView q_r
   if (out.elements() == 0) return;
   expect_widths("mla_attend", width, latent);
   const Current current(device_.index());
-  cuda::mla_attend(rows_of(out), rows_of<const float>(q_latent), rows_of<const float>(q_rope), pages_of(cache), rows.positions.as<int32_t>(), rows_of<const int32_t>(rows.block_table),
-                   rows.block_table.dim(1), out.dim(0), out.dim(1), latent, scale, device_.fault_sink(), device_.stream());
+  const cuda::MlaAttend attend{rows_of(out),        rows_of<const float>(q_latent), rows_of<const float>(q_rope), pages_of(cache), rows.positions.as<int32_t>(), rows_of<const int32_t>(rows.block_table),
+                               rows.block_table.dim(1), out.dim(0),                 out.dim(1),                   latent,          scale,                         device_.fault_sink()};
+  cuda::mla_attend(attend, partials_.view(DType::f32, {static_cast<int64_t>(partials_.size() / sizeof(float))}).as<float>(), device_.multiprocessors(), device_.stream());
 }
 
 void CudaBackend::attend_expanded(TensorView out, TensorView lse, TensorView q, TensorView kv, TensorView key_rope, int64_t q_first, int64_t k_first, float scale) {

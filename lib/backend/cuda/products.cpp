@@ -12,11 +12,21 @@ using cuda::rows_of;
 
 namespace {
 
+bool aligned(const TensorView& x) {
+  const cuda::Rows<const float> rows = rows_of<const float>(x);
+  return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && rows.stride % 4 == 0 && rows.inner % 4 == 0;
+}
+
+// Rows of a tile where `rows` of them are shared out among so many experts.
+int tile_rows(int64_t rows, int64_t experts, const TensorView& x, const Weight& w) {
+  return rows > 2 * cuda::kTileRows * experts && aligned(x) && cuda::on_matrix_unit(cuda::shape_of(w)) ? cuda::kWideTileRows : cuda::kTileRows;
+}
+
 cuda::LinearCall call_of(const TensorView& out, const TensorView& x, const Weight& w) {
   cuda::LinearCall call{};
   call.out = rows_of(out);
   call.x = rows_of<const float>(x);
-  call.x_aligned = reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && call.x.stride % 4 == 0 && call.x.inner % 4 == 0;
+  call.x_aligned = aligned(x);
   call.shape = cuda::shape_of(w);
   call.weight = cuda::memory_of(w);
   call.rows = static_cast<int32_t>(x.dim(0));
@@ -75,15 +85,16 @@ void CudaBackend::grouped_linear(TensorView out, TensorView x, std::span<const W
   if (out.elements() == 0) return;
   const Weight* first = nullptr;
   bool same = true;
+  int most = cuda::kTileRows;
   std::vector<cuda::LinearTile> tiles;  // of experts that have rows alone: cost is what is active
   for (size_t e = 0; e < experts.size(); ++e) {
     if (offsets[e] == offsets[e + 1]) continue;
     const Weight& w = experts[e];
     expect(cuda::is_weight(w) && w.out_dim() == out.dim(1) && w.in_dim() == x.dim(1), "grouped_linear", {{"out", &out}, {"x", &x}, {"expert", &w.data}, {"scale", &w.scale}});
-    if (!first) first = &w;
+    if (!first) most = tile_rows(x.dim(0), static_cast<int64_t>(experts.size()), x, *(first = &w));
     same = same && alike(cuda::shape_of(*first), cuda::shape_of(w));
-    for (int64_t row = offsets[e]; row < offsets[e + 1]; row += cuda::kTileRows) {
-      tiles.push_back({static_cast<int32_t>(e), static_cast<int32_t>(row), static_cast<int32_t>(std::min<int64_t>(cuda::kTileRows, offsets[e + 1] - row))});
+    for (int64_t row = offsets[e]; row < offsets[e + 1]; row += most) {
+      tiles.push_back({static_cast<int32_t>(e), static_cast<int32_t>(row), static_cast<int32_t>(std::min<int64_t>(most, offsets[e + 1] - row))});
     }
   }
   if (!same) {
@@ -94,6 +105,7 @@ void CudaBackend::grouped_linear(TensorView out, TensorView x, std::span<const W
   const Current current(device_.index());
   cuda::LinearCall call = call_of(out, activations(x, *first), *first);
   call.experts = table_of(experts);
+  call.tile_rows = most;
   constexpr size_t kMost = cuda::Device::kParameterBytes / sizeof(cuda::LinearTile);
   for (size_t begin = 0; begin < tiles.size(); begin += kMost) {
     const size_t count = std::min(kMost, tiles.size() - begin);
@@ -128,6 +140,7 @@ void CudaBackend::expert_product(TensorView out, TensorView x, std::span<const W
   cuda::LinearCall call = call_of(out, activations(x, experts.front()), experts.front());
   call.tiles = pairs.tiles;
   call.num_tiles = pairs.num_tiles;
+  call.tile_rows = pairs.tile_rows;
   call.experts = table_of(experts);
   call.gather = gather;
   cuda::linear(call, device_.multiprocessors(), device_.stream());
@@ -141,7 +154,9 @@ bool CudaBackend::routed_experts(TensorView out, TensorView x, TensorView expert
              room.gate_up.dim(1) == 2 * inner && down.size() == gate_up.size() && room.rows.dim(0) >= most && room.scale.dim(0) >= most && room.gate_up.dim(0) >= most &&
              room.act.dim(0) >= most && room.out.dim(0) >= most,
          "routed_experts", {{"out", &out}, {"x", &x}, {"experts", &experts}, {"weights", &weights}, {"gate_up", &room.gate_up}, {"act", &room.act}, {"pairs", &room.out}});
-  const int64_t tiles = std::min(most, most / cuda::kTileRows + own);
+  if (own == 0) return false;
+  const int in_tile = std::min(tile_rows(most, own, x, gate_up.front()), tile_rows(most, own, room.act, down.front()));
+  const int64_t tiles = std::min(most, most / in_tile + own);
   const auto uniform = [](std::span<const Weight> all, int64_t n, int64_t depth) {
     for (const Weight& w : all) {
       expect(cuda::is_weight(w) && w.out_dim() == n && w.in_dim() == depth, "routed_experts", {{"expert", &w.data}, {"scale", &w.scale}});
@@ -149,12 +164,12 @@ bool CudaBackend::routed_experts(TensorView out, TensorView x, TensorView expert
     }
     return true;
   };
-  if (own == 0 || own > cuda::kMostPairExperts || static_cast<size_t>(tiles + 1) * sizeof(cuda::LinearTile) > kTileBytes || rows * k > INT32_MAX) return false;
+  if (own > cuda::kMostPairExperts || static_cast<size_t>(tiles + 1) * sizeof(cuda::LinearTile) > kTileBytes || rows * k > INT32_MAX) return false;
   if (!uniform(gate_up, 2 * inner, x.dim(1)) || !uniform(down, out.dim(1), inner)) return false;
   if (rows == 0) return true;
   const Current current(device_.index());
   auto* memory = reinterpret_cast<cuda::LinearTile*>(tiles_.data());
-  const cuda::Pairs pairs{room.rows.as<int32_t>(), room.scale.as<float>(), &memory[0].expert, memory + 1, static_cast<int32_t>(tiles)};
+  const cuda::Pairs pairs{room.rows.as<int32_t>(), room.scale.as<float>(), &memory[0].expert, memory + 1, static_cast<int32_t>(tiles), in_tile};
   const cudaStream_t stream = device_.stream();
   cuda::pair_up(pairs, rows_of<const int32_t>(experts), rows_of<const float>(weights), rows, k, first_expert, own, stream);
   const TensorView act = room.act.rows(0, most);
