@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <map>
+#include <random>
 #include <set>
 
+#include "backend/backend.hpp"
 #include "engine/announcement.hpp"
 #include "engine/answer.hpp"
 
@@ -228,6 +231,95 @@ TEST(Sampler, ForgetsReleasedRequests) {
   sampler.release(1);
   EXPECT_EQ(sampler.size(), 0u);
   EXPECT_THROW(sampler.choose(1, 0, std::vector<float>{0, 1}), Error);
+}
+
+// What a backend answers, by the CPU's.
+std::optional<Choice> by_survey(Sampler& sampler, int64_t position, const std::vector<float>& logits) {
+  const auto vocab = static_cast<int64_t>(logits.size());
+  const LogitAsk ask = sampler.ask(1);
+  if (ask.best == 0) return std::nullopt;
+  const auto backend = make_backend("cpu", {});
+  std::vector<int32_t> words(kAskWords), out(static_cast<size_t>(survey_words(ask.best)));
+  std::memcpy(words.data(), &ask, sizeof ask);
+  backend->survey_logits(TensorView::of(out.data(), {1, survey_words(ask.best)}), TensorView::of(logits.data(), {1, vocab}), TensorView::of(words.data(), {1, kAskWords}), sampler.id_limit(),
+                         ask.sums);
+  LogitSummary summary;
+  std::memcpy(static_cast<void*>(&summary), out.data(), sizeof summary);
+  return sampler.choose(1, position, summary, {reinterpret_cast<const LogitCandidate*>(out.data() + kSummaryWords), static_cast<size_t>(summary.count)});
+}
+
+std::vector<SamplingOptions> many_options() {
+  std::vector<SamplingOptions> all;
+  for (const float temperature : {0.0f, 0.3f, 0.6f, 1.0f, 1.7f})
+    for (const int32_t top_k : {0, 1, 5, 40, 1024, 2000})
+      for (const float top_p : {0.1f, 0.5f, 0.95f, 0.999f, 1.0f})
+        for (const float min_p : {0.0f, 0.02f, 0.5f}) {
+          SamplingOptions o = hot(temperature);
+          o.top_k = top_k;
+          o.top_p = top_p;
+          o.min_p = min_p;
+          o.seed = all.size();
+          o.logprobs = all.size() % 5 == 0 ? 3 : 0;
+          all.push_back(o);
+        }
+  return all;
+}
+
+TEST(Survey, GivesTheWholeRowsChoiceWhereverItGivesOne) {
+  int given = 0, asked = 0;
+  for (const int64_t vocab : {300, 6000}) {
+    for (const float spread : {0.5f, 4.0f}) {
+      std::mt19937 random(3);
+      std::normal_distribution<float> normal(0, spread);
+      std::vector<float> logits(static_cast<size_t>(vocab));
+      for (float& logit : logits) logit = std::round(normal(random) * 64) / 64;  // with ties
+      for (const SamplingOptions& options : many_options()) {
+        Sampler sampler(vocab, vocab - 17);
+        sampler.start(1, options, 4);
+        const std::optional<Choice> choice = by_survey(sampler, 9, logits);
+        ++asked;
+        if (!choice) continue;
+        ++given;
+        const Choice whole = sampler.choose(1, 9, logits);
+        ASSERT_EQ(choice->token, whole.token) << "temperature " << options.temperature << ", top_k " << options.top_k << ", top_p " << options.top_p << ", min_p " << options.min_p;
+        ASSERT_NEAR(choice->logprob, whole.logprob, 1e-6);
+        ASSERT_EQ(choice->top.size(), whole.top.size());
+        for (size_t i = 0; i < whole.top.size(); ++i) {
+          EXPECT_EQ(choice->top[i].id, whole.top[i].id);
+          EXPECT_NEAR(choice->top[i].logprob, whole.top[i].logprob, 1e-6);
+        }
+      }
+    }
+  }
+  EXPECT_GT(given, asked / 2);
+}
+
+TEST(Survey, AsksForTheWholeRowWhereCandidatesDoNotSettleIt) {
+  std::vector<float> flat(6000, 0.0f);
+  const auto settled = [&](const SamplingOptions& options) {
+    Sampler sampler(6000, 6000);
+    sampler.start(1, options, 4);
+    return by_survey(sampler, 2, flat).has_value();
+  };
+  SamplingOptions o = hot();
+  EXPECT_FALSE(settled(o));  // a draw among all
+  o.top_p = 0.9f;
+  EXPECT_FALSE(settled(o));  // 5400 ids are kept
+  o.top_p = 0.125f;
+  EXPECT_FALSE(settled(o));  // the sum of 750 is the border itself: rounding decides
+  o.top_p = 0.1251f;
+  EXPECT_TRUE(settled(o));
+  o.top_p = 1;
+  o.min_p = 0.5f;
+  EXPECT_FALSE(settled(o));  // the last candidate is as good as the first
+  o.min_p = 0;
+  o.top_k = 2000;
+  EXPECT_FALSE(settled(o));
+  o.top_k = 7;
+  EXPECT_TRUE(settled(o));
+  o.presence_penalty = 1;
+  EXPECT_FALSE(settled(o));
+  EXPECT_TRUE(settled({}));
 }
 
 TEST(CheckSampling, NamesTheValueThatIsOutOfRange) {

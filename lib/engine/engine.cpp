@@ -144,10 +144,14 @@ struct Engine::Impl {
   BatchResult execute(const Announcement& a) {
     const Clock::time_point begin = Clock::now();
     const uint64_t waited_before = model.stats().comm_wait_ns;
-    const TensorView logits = model.forward(a.scheduled.batch);
+    std::vector<SampledRow> sampled;
+    std::vector<LogitAsk> asks;
+    if (model.yields_logits()) sampled = feed_sampler(a);
+    for (const SampledRow& row : sampled) asks.push_back(sampler.ask(row.request));
+    LogitRows& logits = model.forward(a.scheduled.batch, asks, sampler.id_limit());
     BatchResult result;
     result.step = a.scheduled.batch.step;
-    if (model.yields_logits()) sample(a, logits, result);
+    for (size_t i = 0; i < sampled.size(); ++i) result.choices.push_back(choose(sampled[i], logits, static_cast<int64_t>(i)));
     const uint64_t took = nanoseconds(Clock::now() - begin), waiting = std::min(took, model.stats().comm_wait_ns - waited_before);
     busy_ns += took - waiting;
     const uint64_t flight = a.flight_ns + took;
@@ -155,7 +159,14 @@ struct Engine::Impl {
     return result;
   }
 
-  void sample(const Announcement& a, TensorView logits, BatchResult& result) {
+  struct SampledRow {
+    uint64_t request;
+    int64_t position;
+  };
+
+  // Tells the sampler what this batch is of; gives the rows that it will be asked about, in the order of their logits.
+  std::vector<SampledRow> feed_sampler(const Announcement& a) {
+    std::vector<SampledRow> sampled;
     const auto dp_rank = static_cast<size_t>(model.rank_plan().dp_rank);
     for (const uint64_t id : a.scheduled.released) sampler.release(id);
     for (const Announcement::Start& start : a.starts) {
@@ -165,16 +176,21 @@ struct Engine::Impl {
     }
     const BatchPart& part = a.scheduled.batch.parts[dp_rank];
     const int32_t* tokens = part.tokens.data();
-    int64_t logit_row = 0;
     for (size_t i = 0; i < part.segments.size(); ++i) {
       const Segment& segment = part.segments[i];
       const SegmentOwner& owner = a.scheduled.owners[dp_rank][i];
       sampler.feed(owner.request, segment.position, {tokens, static_cast<size_t>(segment.rows)});
       tokens += segment.rows;
-      if (!owner.samples) continue;
-      const auto vocab_size = static_cast<size_t>(model.config().vocab_size);
-      result.choices.push_back(sampler.choose(owner.request, segment.position + segment.rows - 1, {logits.row<const float>(logit_row++), vocab_size}));
+      if (owner.samples) sampled.push_back({owner.request, segment.position + segment.rows - 1});
     }
+    return sampled;
+  }
+
+  Choice choose(const SampledRow& row, LogitRows& logits, int64_t i) {
+    if (const auto answer = logits.answer(i)) {
+      if (std::optional<Choice> choice = sampler.choose(row.request, row.position, answer->summary, answer->best)) return std::move(*choice);
+    }
+    return sampler.choose(row.request, row.position, logits.whole(i));
   }
 
   // ---- Followers ----

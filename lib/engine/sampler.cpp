@@ -71,37 +71,79 @@ void check_sampling(const SamplingOptions& o) {
   require(o.logprobs >= 0 && o.logprobs <= 20, "logprobs", o.logprobs, "0 to 20");
 }
 
+namespace {
+
+struct Weight {
+  double top, temperature;
+  double operator()(float score) const { return std::exp((score - top) / temperature); }  // the best one's is 1
+};
+
+// Among those kept; `best` where rounding leaves none at the very end.
+int32_t draw(std::vector<LogitCandidate> kept, const Weight& weight, const SamplingOptions& options, double uniform, int32_t best) {
+  std::erase_if(kept, [&](const LogitCandidate& c) { return c.logit == kMasked || weight(c.logit) < options.min_p; });
+  std::sort(kept.begin(), kept.end(), [](const LogitCandidate& a, const LogitCandidate& b) { return a.id < b.id; });
+  double all = 0;
+  for (const LogitCandidate& c : kept) all += weight(c.logit);
+  double left = uniform * all;
+  for (const LogitCandidate& c : kept) {
+    left -= weight(c.logit);
+    if (left < 0) return c.id;
+  }
+  return best;
+}
+
+bool is_greedy(const SamplingOptions& o) { return o.temperature == 0 || o.top_k == 1; }
+
+}  // namespace
+
 int32_t choose_token(std::span<const float> scores, const SamplingOptions& options, double uniform) {
   const int32_t best = best_id(scores);
-  if (options.temperature == 0 || options.top_k == 1) return best;
-  const double top = scores[static_cast<size_t>(best)], temperature = options.temperature;
-  const auto weight = [&](int32_t id) { return std::exp((scores[static_cast<size_t>(id)] - top) / temperature); };  // the best one's is 1
-
-  std::vector<int32_t> kept;
+  if (is_greedy(options)) return best;
+  const Weight weight{scores[static_cast<size_t>(best)], options.temperature};
+  std::vector<LogitCandidate> kept;
   if (options.top_k > 0 || options.top_p < 1) {
-    kept = best_ids(scores, options.top_k > 0 ? static_cast<size_t>(options.top_k) : scores.size());
+    for (const int32_t id : best_ids(scores, options.top_k > 0 ? static_cast<size_t>(options.top_k) : scores.size())) kept.push_back({id, scores[static_cast<size_t>(id)]});
   } else {
-    kept.resize(scores.size());
-    std::iota(kept.begin(), kept.end(), 0);
+    for (size_t id = 0; id < scores.size(); ++id) kept.push_back({static_cast<int32_t>(id), scores[id]});
   }
   if (options.top_p < 1) {  // the fewest best whose probabilities reach top_p
     double all = 0, sum = 0;
-    for (const int32_t id : kept) all += weight(id);
+    for (const LogitCandidate& c : kept) all += weight(c.logit);
     size_t count = 0;
-    while (count < kept.size() && (count == 0 || sum < static_cast<double>(options.top_p) * all)) sum += weight(kept[count++]);
+    while (count < kept.size() && (count == 0 || sum < static_cast<double>(options.top_p) * all)) sum += weight(kept[count++].logit);
     kept.resize(count);
   }
-  std::erase_if(kept, [&](int32_t id) { return scores[static_cast<size_t>(id)] == kMasked || weight(id) < options.min_p; });
-  std::sort(kept.begin(), kept.end());
+  return draw(std::move(kept), weight, options, uniform, best);
+}
 
-  double all = 0;
-  for (const int32_t id : kept) all += weight(id);
-  double left = uniform * all;
-  for (const int32_t id : kept) {
-    left -= weight(id);
-    if (left < 0) return id;
+std::optional<int32_t> choose_among(std::span<const LogitCandidate> best, bool all_there, double tempered_mass, const SamplingOptions& options, double uniform) {
+  if (is_greedy(options)) return best[0].id;
+  const Weight weight{best[0].logit, options.temperature};
+  const auto top_k = static_cast<size_t>(options.top_k);
+  const bool whole = all_there || (top_k > 0 && top_k <= best.size());  // the cuts by top_p and min_p see what they would of the whole row
+  if (!whole && top_k > 0) return std::nullopt;
+  std::vector<LogitCandidate> kept(best.begin(), best.end());
+  if (top_k > 0) kept.resize(std::min(kept.size(), top_k));
+  if (options.top_p < 1) {
+    constexpr double kDoubt = 1e-10;  // sums of f64 in another order, by another exp(), differ by far less
+    double all = tempered_mass, sum = 0;
+    if (whole) {
+      all = 0;
+      for (const LogitCandidate& c : kept) all += weight(c.logit);
+    }
+    const double border = static_cast<double>(options.top_p) * all;
+    size_t count = 0;
+    for (; count < kept.size(); ++count) {
+      if (count > 0 && !whole && std::abs(sum - border) <= kDoubt * all) return std::nullopt;
+      if (count > 0 && !(sum < border)) break;
+      sum += weight(kept[count].logit);
+    }
+    if (!whole && (sum < border || std::abs(sum - border) <= kDoubt * all)) return std::nullopt;
+    kept.resize(count);
+  } else if (!whole && !(weight(best.back().logit) < options.min_p)) {
+    return std::nullopt;
   }
-  return best;  // rounding at the very end
+  return draw(std::move(kept), weight, options, uniform, best[0].id);
 }
 
 void Sampler::start(uint64_t request, const SamplingOptions& options, int64_t prompt_tokens) {
@@ -143,6 +185,43 @@ void Sampler::penalise(const State& s) {
   for (const auto& [id, count] : s.counts) {
     scores_[static_cast<size_t>(id)] -= o.presence_penalty + o.frequency_penalty * static_cast<float>(count);
   }
+}
+
+LogitAsk Sampler::ask(uint64_t request) {
+  const SamplingOptions& o = state(request).options;
+  LogitAsk ask;
+  ask.best = 0;
+  if (penalises(o)) return ask;
+  if (!is_greedy(o)) {
+    if (o.top_k > kMostBest || (o.top_k == 0 && o.top_p == 1 && o.min_p == 0)) return ask;
+    ask.temperature = o.temperature;
+    if (o.top_k == 0 && o.top_p < 1) ask.sums |= LogitAsk::kTemperedMass;
+  }
+  ask.best = static_cast<uint16_t>(is_greedy(o) ? 1 : o.top_k > 0 ? o.top_k : kMostBest);
+  if (o.logprobs > 0) {
+    ask.best = std::max(ask.best, static_cast<uint16_t>(o.logprobs));
+    ask.sums |= LogitAsk::kMass;
+  }
+  return ask;
+}
+
+std::optional<Choice> Sampler::choose(uint64_t request, int64_t position, const LogitSummary& summary, std::span<const LogitCandidate> best) {
+  const SamplingOptions& o = state(request).options;
+  if (penalises(o)) return std::nullopt;
+  Choice choice;
+  choice.request = request;
+  if (!summary.finite) return choice;
+  const double uniform = o.temperature > 0 ? uniform_at(o.seed, static_cast<uint64_t>(position) + 1) : 0;
+  const std::optional<int32_t> token = choose_among(best, static_cast<int64_t>(best.size()) >= id_limit_, summary.tempered_mass, o, uniform);
+  if (!token) return std::nullopt;
+  choice.token = *token;
+  if (o.logprobs > 0) {
+    const double norm = best[0].logit + std::log(summary.mass);
+    const auto chosen = std::find_if(best.begin(), best.end(), [&](const LogitCandidate& c) { return c.id == choice.token; });
+    choice.logprob = static_cast<float>(chosen->logit - norm);
+    for (const LogitCandidate& c : best.first(std::min(best.size(), static_cast<size_t>(o.logprobs)))) choice.top.push_back({c.id, static_cast<float>(c.logit - norm)});
+  }
+  return choice;
 }
 
 Choice Sampler::choose(uint64_t request, int64_t position, std::span<const float> logits) {

@@ -1,10 +1,12 @@
 /// Sampler: logits → token, on the rank that has the logits. Keeps what the penalties of each request need.
 #pragma once
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
+#include "backend/logit_survey.hpp"
 #include "dsinfer/engine.hpp"
 
 namespace dsinfer {
@@ -29,6 +31,9 @@ struct Choice {
 /// The draw walks the kept tokens in the order of their ids, so that two almost equal scores may change places without changing the draw.
 DSINFER_INTERNAL int32_t choose_token(std::span<const float> scores, const SamplingOptions& options, double uniform);
 
+/// The same by a row's best candidates (LogitSummary), where they settle it: nothing if what would be kept may reach beyond them. `all_there`: no id is missing.
+DSINFER_INTERNAL std::optional<int32_t> choose_among(std::span<const LogitCandidate> best, bool all_there, double tempered_mass, const SamplingOptions& options, double uniform);
+
 class DSINFER_INTERNAL Sampler {
  public:
   /// Ids from id_limit on belong to no token and are never chosen.
@@ -40,6 +45,11 @@ class DSINFER_INTERNAL Sampler {
   void feed(uint64_t request, int64_t position, std::span<const int32_t> tokens);
   /// The token that follows the row at `position`. logits: [vocab_size] of that row.
   Choice choose(uint64_t request, int64_t position, std::span<const float> logits);
+  /// What choose() needs of the row; best 0: the whole row (penalties, draws among all ids, top_k beyond kMostBest).
+  LogitAsk ask(uint64_t request);
+  /// The same choice by what was asked for; nothing: the whole row is needed after all.
+  std::optional<Choice> choose(uint64_t request, int64_t position, const LogitSummary& summary, std::span<const LogitCandidate> best);
+  int64_t id_limit() const { return id_limit_; }
   void release(uint64_t request) { states_.erase(request); }
   size_t size() const { return states_.size(); }
 

@@ -81,6 +81,7 @@ struct Model::Impl {
   const Weight* head = nullptr;
   Fault fault = Fault::from_environment();
   std::vector<float> host_logits;
+  LogitRows logit_answers;               // of the rank that yields logits
   HostSide<int32_t> tokens, positions, block_table, logit_rows;
   int64_t num_pages = 0, max_pages = 0;
 
@@ -156,6 +157,7 @@ struct Model::Impl {
       lay_out(counting);
       need.weights = rank_memory(*checkpoint, plan, world.rank(), options.load).weight_bytes;
       need.activations = static_cast<int64_t>(counting.peak()) + options.max_len * config.qk_rope_head_dim * 4;
+      if (yields_logits()) need.activations += LogitRows::room_bytes(options.max_sequences);
       need.cache_page = KvCache::page_bytes(config, rank.layers.size(), options.page_size, cache_rows());
       available = static_cast<int64_t>(backend->available_bytes());
     });
@@ -172,6 +174,7 @@ struct Model::Impl {
       positions = HostSide<int32_t>(ws->positions);
       block_table = HostSide<int32_t>(ws->block_table);
       if (rank.last_stage) logit_rows = HostSide<int32_t>(ws->logit_rows);
+      if (yields_logits()) logit_answers = LogitRows(*backend, options.max_sequences);
       cache.emplace(*backend, config, rank.layers.size(), options.page_size, num_pages, cache_rows());
     });
   }
@@ -252,6 +255,8 @@ struct Model::Impl {
     step.rows = step.decode_rows = rows;
   }
 
+  bool yields_logits() const { return rank.last_stage && rank.tp_rank == 0; }
+
   void sum_over_tp(TensorView x) {
     if (rank.tp > 1 && x.dim(0) > 0) groups.tp->all_reduce(x, backend->stream());
   }
@@ -301,8 +306,9 @@ struct Model::Impl {
     stats.expert_rows_computed += static_cast<uint64_t>(moe_layers * context->counted_rows * config.num_experts_per_tok);
   }
 
-  // Final norm and head of the wanted rows, max_sequences at a time; the vocabulary's slices are joined on tp rank 0's host.
-  TensorView run_head(const BatchPart& part) {
+  // Final norm and head of the wanted rows, max_sequences at a time; the vocabulary's slices are joined on tp rank 0's host. No tensor where `asks` is answered in its place.
+  TensorView run_head(const BatchPart& part, std::span<const LogitAsk> asks, int64_t id_limit) {
+    logit_answers.hold({});
     std::vector<int32_t> wanted;
     int32_t first = 0;
     for (const Segment& segment : part.segments) {
@@ -312,7 +318,6 @@ struct Model::Impl {
     const auto count = static_cast<int64_t>(wanted.size());
     if (count == 0) return {};
     const int64_t slice = rank.vocab.size(), block = options.max_sequences;
-    if (rank.tp_rank == 0) host_logits.resize(static_cast<size_t>(count * config.vocab_size));
     for (int64_t begin = 0; begin < count; begin += block) {
       const int64_t n = std::min(block, count - begin);
       const TensorView x = ws->logit_x.rows(0, n), logits = ws->logits.rows(0, n);
@@ -321,6 +326,8 @@ struct Model::Impl {
       backend->gather_rows(x, ws->x.rows(0, first), ws->logit_rows.rows(0, n));
       backend->rms_norm(x, x, final_norm, static_cast<float>(config.rms_norm_eps));
       if (!blocks || !blocks->head(logits, x, *head)) backend->linear(logits, x, *head);
+      if (rank.tp == 1 && n == count && logit_answers.survey(logits, asks, id_limit)) return {};
+      if (rank.tp_rank == 0) host_logits.resize(static_cast<size_t>(count * config.vocab_size));
       TensorView all(ws->logits_all.data, DType::f32, {rank.tp, n, slice}, ws->logits_all.place);
       if (rank.tp > 1) {
         groups.tp->all_gather(all, logits, backend->stream());
@@ -343,7 +350,7 @@ struct Model::Impl {
     return TensorView::of(host_logits.data(), {count, config.vocab_size});
   }
 
-  TensorView forward(const Batch& batch) {
+  TensorView forward(const Batch& batch, std::span<const LogitAsk> asks, int64_t id_limit) {
     const StepRows step = prepare(batch.parts.at(static_cast<size_t>(rank.dp_rank)));
     const TensorView x = ws->x.rows(0, step.rows);
     if (rank.first_stage) {
@@ -365,9 +372,22 @@ struct Model::Impl {
     if (!ran) stats.expert_rows_computed += static_cast<uint64_t>(moe_layers * context->counted_rows * config.num_experts_per_tok);
     ++stats.steps;
     stats.rows += static_cast<uint64_t>(context->counted_rows);
-    if (rank.last_stage) return run_head(*step.part);
+    if (rank.last_stage) return run_head(*step.part, asks, id_limit);
     if (step.rows > 0) groups.pp->send(x, rank.pp_rank + 1, backend->stream());
     return {};
+  }
+
+  // A failure inside a step is final for the group: everyone must hear of it, or the others wait in a collective.
+  TensorView forward_or_tell(const Batch& batch, std::span<const LogitAsk> asks, int64_t id_limit) {
+    try {
+      return forward(batch, asks, id_limit);
+    } catch (const Error& e) {
+      if (e.code() != Error::group_failed) world.report_failure(e.what());
+      throw;
+    } catch (const std::exception& e) {
+      world.report_failure(e.what());
+      throw;
+    }
   }
 };
 
@@ -381,19 +401,14 @@ int64_t Model::num_pages() const { return impl_->num_pages; }
 int64_t Model::max_len() const { return impl_->options.max_len; }
 const ForwardOptions& Model::options() const { return impl_->options; }
 World& Model::world() { return *impl_->groups.replica_world; }
-bool Model::yields_logits() const { return impl_->rank.last_stage && impl_->rank.tp_rank == 0; }
+bool Model::yields_logits() const { return impl_->yields_logits(); }
 
-TensorView Model::forward(const Batch& batch) {
-  try {
-    return impl_->forward(batch);
-  } catch (const Error& e) {
-    // A failure inside a step is final for the group: everyone must hear of it, or the others wait in a collective.
-    if (e.code() != Error::group_failed) impl_->world.report_failure(e.what());
-    throw;
-  } catch (const std::exception& e) {
-    impl_->world.report_failure(e.what());
-    throw;
-  }
+TensorView Model::forward(const Batch& batch) { return impl_->forward_or_tell(batch, {}, 0); }
+
+LogitRows& Model::forward(const Batch& batch, std::span<const LogitAsk> asks, int64_t id_limit) {
+  const TensorView logits = impl_->forward_or_tell(batch, asks, id_limit);
+  if (logits) impl_->logit_answers.hold(logits);
+  return impl_->logit_answers;
 }
 
 ForwardStats Model::stats() const {

@@ -6,6 +6,7 @@
 #include "comm/groups.hpp"
 #include "dsinfer/forward.hpp"
 #include "model/batch.hpp"
+#include "model/logit_rows.hpp"
 #include "weights/weight_set.hpp"
 
 namespace dsinfer {
@@ -28,6 +29,9 @@ class DSINFER_INTERNAL Model {
   /// the same Batch in the same order. Returns, on the last stage's tp rank 0 and only if rows were wanted there, logits [num_logit_rows, vocab_size] f32
   /// on the host, valid until the next call; elsewhere no tensor.
   TensorView forward(const Batch& batch);
+  /// The same for a sampler: on the rank that gets logits `asks` has one entry for each wanted row, in their order; elsewhere none. Where the backend can answer, the rows
+  /// stay where they are. Valid until the next call.
+  LogitRows& forward(const Batch& batch, std::span<const LogitAsk> asks, int64_t id_limit);
   /// Whether this rank gets logits (last stage, tp rank 0).
   bool yields_logits() const;
   ForwardStats stats() const;

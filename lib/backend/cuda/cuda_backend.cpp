@@ -112,6 +112,7 @@ CudaBackend::CudaBackend(int device, const BackendOptions& options) : device_(de
   const cuda::Current current(device_.index());
   tiles_ = device_.allocate(kTileBytes);
   partials_ = device_.allocate(cuda::mla_partial_bytes(device_.multiprocessors()));
+  survey_ = device_.allocate(cuda::kSurveyRows * cuda::kSurveyRowBytes);
 }
 
 void CudaBackend::run(const StepKey& key, const std::function<void()>& step) {

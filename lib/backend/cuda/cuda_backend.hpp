@@ -50,6 +50,7 @@ class CudaBackend final : public Backend {
   void scatter_add(TensorView out, TensorView x, TensorView rows, TensorView scale) override;
   bool routed_experts(TensorView out, TensorView x, TensorView experts, TensorView weights, int64_t first_expert, std::span<const Weight> gate_up, std::span<const Weight> down,
                       const PairRoom& pairs) override;
+  bool survey_logits(TensorView out, TensorView logits, TensorView asks, int64_t id_limit, int sums) override;
 
  private:
   static constexpr size_t kTileBytes = size_t{1} << 20;  ///< of tiles: 87 thousand, the pairs of a step of 10,000 rows in the worst case
@@ -70,6 +71,7 @@ class CudaBackend final : public Backend {
   std::vector<Buffer> quantised_;
   Buffer tiles_;             // and the number of pairs, for routed_experts
   Buffer partials_;          // of mla_attend
+  Buffer survey_;            // of survey_logits, what the parts of rows gave
   cuda::StepGraphs graphs_;  // goes first: graphs know of all the rest
 };
 

@@ -137,6 +137,18 @@ struct Pairs {
 inline constexpr int64_t kMostPairExperts = 1024;
 void pair_up(const Pairs& pairs, Rows<const int32_t> experts, Rows<const float> weights, int64_t rows, int64_t top_k, int64_t first_expert, int64_t own_experts, cudaStream_t stream);
 
+/// Backend::survey_logits of at most kSurveyRows rows; `scratch` holds kSurveyRowBytes for each.
+struct Survey {
+  Rows<int32_t> out;
+  Rows<const float> logits;
+  Rows<const int32_t> asks;
+  int64_t rows, vocab, ids;  ///< ids: of the candidates and of tempered_mass
+  bool sums;                 ///< whether a row asks for one
+  std::byte* scratch;
+};
+inline constexpr int64_t kSurveyRows = 512, kSurveyRowBytes = 32 * 32;
+void survey_logits(const Survey& survey, cudaStream_t stream);
+
 /// Strided copy on the device. Strides in elements of `size` bytes (1, 2, 4 or 8).
 struct StridedCopy {
   std::byte* to;
