@@ -190,6 +190,37 @@ TEST_P(EveryEngine, DropsWhatIsInFlightWhenItEnds) {
   EXPECT_EQ(buffer.use_count(), 1);
 }
 
+// A Source without a file behind it, whose reads must lie within it.
+class StrictSource final : public Source {
+ public:
+  const std::string& name() const override { return name_; }
+  int64_t size() const override { return 5000; }
+  void read(int64_t offset, std::span<std::byte> out) override {
+    if (offset + static_cast<int64_t>(out.size()) > size()) throw Error(Error::io, "strict: past the end");
+    std::fill(out.begin(), out.end(), std::byte{7});
+  }
+
+ private:
+  std::string name_ = "test://strict";
+};
+
+TEST(ReadQueue, AlignedReadsOfASourceWithoutAFileMayReachPastItsEnd) {
+  StrictSource source;
+  AlignedBytes bytes(2 * kPage);
+  auto queue = make_read_queue(IoEngine::automatic, 4, false);
+  const auto read = [&](int64_t offset, size_t length) {
+    queue->submit({&source, offset, bytes.span().first(length), 1, nullptr});
+    for (;;) {
+      if (auto done = queue->poll()) return !done->error;
+      queue->wait(1000);
+    }
+  };
+  EXPECT_TRUE(read(kPage, kPage));
+  EXPECT_EQ(bytes.data[5000 - kPage - 1], std::byte{7});
+  EXPECT_TRUE(read(0, 5000));
+  EXPECT_FALSE(read(0, 5001));
+}
+
 // A Source that does not answer: until told to, or never.
 class SilentSource final : public Source {
  public:

@@ -72,7 +72,9 @@ std::exception_ptr perform(Job& job) {
     if (job.file) {
       job.file->read(job.read.offset, job.read.out, job.done, job.needed, job.bypass);
     } else {
-      job.read.source->read(job.read.offset, job.read.out);
+      const auto there = static_cast<size_t>(std::max<int64_t>(job.read.source->size() - job.read.offset, 0));
+      const bool aligned = job.read.offset % kDirectAlignment == 0 && job.read.out.size() % kDirectAlignment == 0;  // such a read may reach past the end
+      job.read.source->read(job.read.offset, aligned ? job.read.out.first(std::min(job.read.out.size(), there)) : job.read.out);
     }
     return nullptr;
   } catch (...) {
