@@ -40,6 +40,8 @@ void ModelOptions::add_to(OptionList& o) {
   });
   o.text("plan", "SPEC|FILE", "tp=2,pp=2,dp=4,ep=8, or a plan in JSON (default: chosen for the number of ranks)", plan);
   o.text("weights", "FORMAT", "hold linear weights as: stored (default), bf16, fp8", weights);
+  o.flag("w8a8", "quantise the activations that meet FP8 weights too, as GPUs do", w8a8);
+  o.text("kv-cache", "FORMAT", "hold the cache as: auto (default), f32, bf16, fp8", cache);
   o.text("shards", "DIR", "folder of shards saved for this plan by example_load --save-shards (default: none)", shards);
   o.text("device", "NAME", "cpu (default) or cuda", device);
   o.integer("max-len", "N", "longest prompt and answer (default: the model's context)", max_len, 1);
@@ -60,12 +62,17 @@ dsinfer::ForwardOptions ModelOptions::forward(dsinfer::World& world) const {
   out.max_tokens = max_tokens;
   out.max_sequences = max_sequences;
   out.num_pages = num_pages;
+  out.w8a8 = w8a8;
   out.progress = loading_progress(world.rank(), world.size());
   out.load.shard_cache = shards;
   dsinfer::in_agreement(world, [&] {
     if (weights == "bf16") out.load.weights = dsinfer::WeightFormat::bf16;
     else if (weights == "fp8") out.load.weights = dsinfer::WeightFormat::fp8;
     else if (weights != "stored") throw dsinfer::Error(dsinfer::Error::invalid_argument, "--weights is \"" + weights + "\", expected stored, bf16 or fp8");
+    if (cache == "f32") out.cache = dsinfer::CacheFormat::f32;
+    else if (cache == "bf16") out.cache = dsinfer::CacheFormat::bf16;
+    else if (cache == "fp8") out.cache = dsinfer::CacheFormat::fp8;
+    else if (cache != "auto") throw dsinfer::Error(dsinfer::Error::invalid_argument, "--kv-cache is \"" + cache + "\", expected auto, f32, bf16 or fp8");
     if (plan.empty()) return;
     const dsinfer::ModelConfig config = dsinfer::held_config(dsinfer::ModelConfig::load(local_words(world, model)), out.load.weights);
     if (fs::is_regular_file(plan)) {

@@ -10,9 +10,10 @@
 namespace example {
 
 struct ModelOptions {
-  std::string model, plan, weights = "stored", shards, device = "cpu";
+  std::string model, plan, weights = "stored", cache = "auto", shards, device = "cpu";
   std::string dummy_seed;     ///< of made-up weights; empty: the model's own
   int64_t threads = 0, max_len = 0, max_tokens = 512, max_sequences = 64, num_pages = 0;
+  bool w8a8 = false;
   double stall_timeout = 60;  ///< seconds
 
   void add_to(OptionList& options);

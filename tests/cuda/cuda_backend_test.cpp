@@ -101,8 +101,7 @@ TEST(CudaGraphs, ReplayedStepsGiveTheBitsOfEagerOnes) {
   const auto step = [&](int32_t token, int64_t position) {
     next.tokens = {token};
     next.position = position;
-    const std::span<const float> z = forward.run({&next, 1}).row(0);
-    return std::vector<float>(z.begin(), z.end());
+    return forward.run({&next, 1}).values;
   };
   // The first two are eager and captured; all later ones are replays, of other tokens at other positions too.
   const auto first = step(500, 40), captured = step(500, 40), other = step(777, 41), again = step(500, 40), other_again = step(777, 41);
@@ -110,6 +109,40 @@ TEST(CudaGraphs, ReplayedStepsGiveTheBitsOfEagerOnes) {
   EXPECT_TRUE(same_bits(first, again));
   EXPECT_TRUE(same_bits(other, other_again));
   EXPECT_FALSE(same_bits(first, other));
+}
+
+// Three sequences make a step of four rows, five one of eight. A row's bits do not depend on the other rows, be they padding or not.
+TEST(CudaGraphs, PaddedStepsGiveTheBitsOfTheirRowsAlone) {
+  const auto world = single_world();
+  ForwardOptions options;
+  options.model = DSINFER_MINI_DIR;
+  options.max_len = 128;
+  options.device = test_device();
+  Forward forward(*world, options);
+  const auto pages_each = static_cast<int32_t>(128 / forward.page_size());
+  std::vector<ForwardSequence> sequences(5);
+  for (int32_t s = 0; s < 5; ++s) {
+    ForwardSequence& sequence = sequences[static_cast<size_t>(s)];
+    for (int32_t page = 0; page < pages_each; ++page) sequence.pages.push_back(s * pages_each + page);
+    for (int32_t i = 0; i < 10 + 3 * s; ++i) sequence.tokens.push_back(50 + 11 * i + s);
+    forward.run({&sequence, 1});
+    sequence.position = static_cast<int64_t>(sequence.tokens.size());
+    sequence.tokens = {300 + s};
+    sequence.decode = true;
+    sequence.logit_rows = {0};
+  }
+  std::vector<std::vector<float>> alone;
+  for (const ForwardSequence& sequence : sequences) alone.push_back(forward.run({&sequence, 1}).values);
+  const uint64_t rows = forward.stats().rows, pairs = forward.stats().expert_rows_computed;
+  for (const size_t count : {3, 5, 3, 5, 3, 5}) {  // eager, captured, replayed
+    const Logits together = forward.run({sequences.data(), count});
+    for (size_t s = 0; s < count; ++s) {
+      const std::span<const float> z = together.row(static_cast<int64_t>(s));
+      EXPECT_TRUE(same_bits({z.begin(), z.end()}, alone[s])) << s << " of " << count;
+    }
+  }
+  EXPECT_EQ(forward.stats().rows, rows + 24);
+  EXPECT_EQ((forward.stats().expert_rows_computed - pairs) % 24, 0u);
 }
 
 TEST(CudaDevice, ANumberThatIsNotThereIsNamed) {

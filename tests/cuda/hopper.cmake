@@ -14,7 +14,7 @@ endforeach()
 # The blocks that the model runs on, through the backend.
 add_executable(hopper_blocks_test cuda/hopper_blocks_test.cu)
 dsinfer_cuda_target(hopper_blocks_test 90a-real)
-set_target_properties(hopper_blocks_test PROPERTIES COMPILE_OPTIONS "$<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${DSINFER_WERROR}>>:SHELL:-Werror all-warnings>"
+set_target_properties(hopper_blocks_test PROPERTIES COMPILE_OPTIONS "-std=c++20;$<$<BOOL:${DSINFER_WERROR}>:SHELL:-Werror all-warnings>"
   CUDA_RUNTIME_LIBRARY Static LINKER_LANGUAGE CXX)
 target_include_directories(hopper_blocks_test PRIVATE ${PROJECT_SOURCE_DIR}/lib)
 target_link_libraries(hopper_blocks_test PRIVATE dsinfer::dsinfer CUDA::cudart_static GTest::gtest GTest::gtest_main)

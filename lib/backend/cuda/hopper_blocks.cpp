@@ -138,6 +138,7 @@ class HopperBlocks final : public Blocks {
 
   int64_t rows() const { return step_.residual.dim(0); }
   cudaStream_t stream() const { return device_.stream(); }
+  hopper::KvFormat format() const { return d_.cache == CacheRows::fp8 ? hopper::KvFormat::fp8 : hopper::KvFormat::bf16; }
   const int* positions() const { return step_.positions.as<int32_t>(); }
   const int* pages_of(int64_t row) const { return step_.block_table.row<int32_t>(row); }
 
@@ -205,6 +206,7 @@ void HopperBlocks::attention(const AttentionWeights& w, const CacheView& cache) 
   l.max_pages = small(step_.block_table.stride[0]);
   l.eps = d_.latent_eps;
   l.ue8m0 = ue8m0_;
+  l.format = format();
   start(hopper::latents(l, small(rows()), stream()), "latents");
   linear(r.q_b, quantised(r.latent8, r.latent8_scale), *w.q_b, rows());
   attend_absorbed(w, cache, 0, step_.decode_rows, step_.longest);
@@ -236,6 +238,7 @@ void HopperBlocks::attend_slice(const AttentionWeights& w, const CacheView& cach
   m.max_pages = small(step_.block_table.stride[0]);
   m.parts = hopper::mla_parts(tokens, heads, longest);
   m.scale = d_.softmax_scale;
+  m.format = format();
   start(hopper::mla_decode(m, stream()), "mla_decode");
   start(hopper::expand_values(bytes_of(r.o8.rows(first, first + n)), floats(r.o8_scale.rows(first, first + n)), halves(r.u), halves(w.value_up->data), tokens, heads, ue8m0_, stream()),
         "expand_values");
