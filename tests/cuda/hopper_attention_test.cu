@@ -16,16 +16,23 @@ class HopperAttention : public testing::Test {
   }
 };
 
+/// Channel i of a cache row, as the bytes say.
+__device__ double cached(const uint8_t* row, int i, bool fp8) {
+  if (!fp8) return double(float(reinterpret_cast<const bf16*>(row)[i]));
+  if (i >= 512) return double(float(reinterpret_cast<const bf16*>(row + 528)[i - 512]));
+  return double(float(reinterpret_cast<const E4m3*>(row)[i])) * double(reinterpret_cast<const float*>(row + 512)[i / 128]);
+}
+
 /// A block a (token, head): scores, softmax and sum in double precision.
-__global__ void attention_reference_kernel(double* u, const bf16* q, const bf16* cache, const int* table, const int* positions, int heads,
-                                           int max_pages, double scale, double* scores, int max_positions) {
-  const int head = blockIdx.x, token = blockIdx.y, n = positions[token] + 1;
+__global__ void attention_reference_kernel(double* u, const bf16* q, const uint8_t* cache, const int* table, const int* positions,
+                                           int heads, int max_pages, double scale, double* scores, int max_positions, bool fp8) {
+  const int head = blockIdx.x, token = blockIdx.y, n = positions[token] + 1, row_bytes = fp8 ? 656 : 1152;
   double* s = scores + (size_t(token) * heads + head) * max_positions;
   const bf16* query = q + (size_t(token) * heads + head) * 576;
-  auto row = [&](int p) { return cache + (size_t(table[token * max_pages + p / 64]) * 64 + p % 64) * 576; };
+  auto row = [&](int p) { return cache + (size_t(table[token * max_pages + p / 64]) * 64 + p % 64) * row_bytes; };
   for (int p = threadIdx.x; p < n; p += blockDim.x) {
     double dot = 0;
-    for (int i = 0; i < 576; ++i) dot += double(float(query[i])) * double(float(row(p)[i]));
+    for (int i = 0; i < 576; ++i) dot += double(float(query[i])) * cached(row(p), i, fp8);
     s[p] = dot * scale;
   }
   __syncthreads();
@@ -34,42 +41,115 @@ __global__ void attention_reference_kernel(double* u, const bf16* q, const bf16*
   for (int p = 0; p < n; ++p) total += exp(s[p] - top);
   for (int i = threadIdx.x; i < 512; i += blockDim.x) {
     double sum = 0;
-    for (int p = 0; p < n; ++p) sum += exp(s[p] - top) * double(float(row(p)[i]));
+    for (int p = 0; p < n; ++p) sum += exp(s[p] - top) * cached(row(p), i, fp8);
     u[(size_t(token) * heads + head) * 512 + i] = n > 0 ? sum / total : 0;
   }
 }
 
-TEST_F(HopperAttention, MlaDecodeEqualsDoublePrecisionAtAnyLengthAndSplit) {
-  for (const int heads : {128, 16}) {
-    const std::vector<int> positions{0, 62, 63, 64, -1, 200, 511, 1023, 777};  // -1: a padding row, whose table is not read
-    const int tokens = int(positions.size()), max_pages = 16, pages = tokens * max_pages + 3;
-    std::vector<int> table(tokens * max_pages);
-    for (size_t i = 0; i < table.size(); ++i)
-      table[i] = int((i * 37 + 5) % size_t(pages));  // 37 and 131 share no factor: scattered, all different
-    Device<bf16> cache(size_t(pages) * 64 * 576), q(size_t(tokens) * heads * 576);
-    fill(cache, 21, 1), fill(q, 22, 1);
-    // rows past the end of a sequence hold NaN, as memory nobody wrote may
+/// FP8 rows: bytes of sigma 60 (subnormals and zeros too) with scales of about 1/60 that fit bf16; a thread a row.
+__global__ void fp8_rows_kernel(uint8_t* cache, int rows, uint64_t seed) {
+  const int r = int(blockIdx.x * blockDim.x + threadIdx.x);
+  if (r >= rows) return;
+  uint8_t* row = cache + size_t(r) * 656;
+  for (int i = 0; i < 512; ++i) {
+    const float small = mix(seed * 77 + uint64_t(r) * 512 + i) % 8 == 0 ? 1e-4f : 1.0f;
+    reinterpret_cast<E4m3*>(row)[i] = E4m3(gaussian(seed, uint64_t(r) * 640 + i) * 60 * small);
+  }
+  for (int b = 0; b < 4; ++b) reinterpret_cast<float*>(row + 512)[b] = float(bf16((0.5f + uniform(seed + 1, uint64_t(r) * 4 + b)) / 60));
+  for (int i = 0; i < 64; ++i) reinterpret_cast<bf16*>(row + 528)[i] = bf16(gaussian(seed, uint64_t(r) * 640 + 512 + i));
+}
+
+/// Sequences of many lengths, their pages scattered; rows past the end of a sequence hold NaN, as memory nobody wrote may.
+struct Sequences {
+  static constexpr int kMaxPages = 16;
+  Sequences(std::vector<int> at, int heads, hopper::KvFormat format)
+      : positions(std::move(at)),
+        heads(heads),
+        format(format),
+        tokens(int(positions.size())),
+        pages(tokens * kMaxPages + 3),
+        row_bytes(size_t(hopper::kv_row_bytes(format))),
+        table(size_t(tokens) * kMaxPages),
+        cache(size_t(pages) * 64 * row_bytes),
+        q(size_t(tokens) * heads * 576),
+        expected(size_t(tokens) * heads * 512),
+        scores(size_t(tokens) * heads * 1024) {
+    for (size_t i = 0; i < table.size(); ++i) table[i] = int((i * 37 + 5) % size_t(pages));  // no common factor: all different
+    if (format == hopper::KvFormat::kFp8)
+      fp8_rows_kernel<<<pages, 64>>>(cache, pages * 64, 21);
+    else
+      fill_kernel<<<1024, 256>>>(reinterpret_cast<bf16*>(static_cast<uint8_t*>(cache)), cache.size() / 2, 21, 1.0f, 0.0f);
+    fill(q, 22, 1);
     for (int t = 0; t < tokens; ++t)
       if (const int used = positions[t] + 1; used > 0 && used % 64 != 0)
-        cudaMemset(static_cast<bf16*>(cache) + (size_t(table[t * max_pages + positions[t] / 64]) * 64 + used % 64) * 576, 0xff,
-                   size_t(64 - used % 64) * 576 * 2);
-    Device<int> table_device(table), positions_device(positions);
-    Device<double> reference(size_t(tokens) * heads * 512), scores(size_t(tokens) * heads * 1024);
-    const float scale = 0.1352337788608801f / 3;  // of V3, over three: unit Gaussians would otherwise leave one key in the softmax
-    attention_reference_kernel<<<dim3(heads, tokens), 128>>>(reference, q, cache, table_device, positions_device, heads, max_pages, scale,
-                                                             scores, 1024);
-    const auto expected = reference.host();
-    for (const int parts : {1, 2, 3, 16, 64}) {
-      Device<bf16> u(size_t(tokens) * heads * 512);
-      Device<uint8_t> work(size_t(hopper::mla_workspace(tokens, heads, parts)));
-      hopper::MlaDecode a{
-          u,     q,         cache, table_device, positions_device, reinterpret_cast<float*>(static_cast<uint8_t*>(work)), tokens,
-          heads, max_pages, parts, scale};
-      ASSERT_CUDA(hopper::mla_decode(a, nullptr));
-      ASSERT_CUDA(cudaDeviceSynchronize());
-      const double error = relative_error(u.host(), expected);
-      std::printf("mla, %d heads, %d parts: %.2e\n", heads, parts, error);
-      EXPECT_LT(error, 4e-3) << heads << " heads, " << parts << " parts";  // probabilities and output rounded to bf16
+        cudaMemset(cache + (size_t(table[t * kMaxPages + positions[t] / 64]) * 64 + used % 64) * row_bytes, 0xff,
+                   size_t(64 - used % 64) * row_bytes);
+    cudaMemcpy(table_device, table.data(), table.size() * sizeof(int), cudaMemcpyHostToDevice);
+    cudaMemcpy(positions_device, positions.data(), positions.size() * sizeof(int), cudaMemcpyHostToDevice);
+    attention_reference_kernel<<<dim3(heads, tokens), 128>>>(expected, q, cache, table_device, positions_device, heads, kMaxPages, kScale,
+                                                             scores, 1024, format == hopper::KvFormat::kFp8);
+  }
+  /// The output for `count` of the tokens from `first` on.
+  std::vector<bf16> decode(int parts, int first, int count) const {
+    Device<bf16> u(size_t(count) * heads * 512);
+    Device<uint8_t> work(size_t(hopper::mla_workspace(count, heads, parts)));
+    const hopper::MlaDecode a{u,
+                              q + size_t(first) * heads * 576,
+                              cache,
+                              table_device + size_t(first) * kMaxPages,
+                              positions_device + first,
+                              reinterpret_cast<float*>(static_cast<uint8_t*>(work)),
+                              count,
+                              heads,
+                              kMaxPages,
+                              parts,
+                              kScale,
+                              format};
+    EXPECT_EQ(cudaSuccess, hopper::mla_decode(a, nullptr));
+    EXPECT_EQ(cudaSuccess, cudaDeviceSynchronize());
+    return u.host();
+  }
+  static constexpr float kScale =
+      0.1352337788608801f / 3;  // of V3, over three: unit Gaussians would otherwise leave one key in the softmax
+  std::vector<int> positions;
+  int heads;
+  hopper::KvFormat format;
+  int tokens, pages;
+  size_t row_bytes;
+  std::vector<int> table;
+  Device<uint8_t> cache;
+  Device<bf16> q;
+  Device<double> expected, scores;
+  Device<int> table_device{size_t(tokens) * kMaxPages}, positions_device{size_t(tokens)};
+};
+
+TEST_F(HopperAttention, MlaDecodeEqualsDoublePrecisionAtAnyLengthAndSplit) {
+  for (const auto format : {hopper::KvFormat::kBf16, hopper::KvFormat::kFp8})
+    for (const int heads : {128, 16}) {
+      const Sequences s({0, 62, 63, 64, -1, 200, 511, 1023, 777, 130}, heads, format);  // -1: a padding row
+      const auto expected = s.expected.host();
+      for (const int parts : {1, 2, 3, 4, 6, 8, 16, 64}) {
+        const auto u = s.decode(parts, 0, s.tokens);
+        const double error = relative_error(u, expected);
+        std::printf("mla %s, %d heads, %d parts: %.2e\n", format == hopper::KvFormat::kFp8 ? "fp8" : "bf16", heads, parts, error);
+        EXPECT_LT(error, 4e-3) << heads << " heads, " << parts << " parts";  // probabilities and output rounded to bf16
+        for (int repeat = 0; repeat < 3; ++repeat) {
+          const auto again = s.decode(parts, 0, s.tokens);
+          EXPECT_EQ(0, std::memcmp(u.data(), again.data(), u.size() * sizeof(bf16)));
+        }
+      }
+    }
+}
+
+TEST_F(HopperAttention, ATokenHasTheSameBitsAloneAndInABatch) {
+  for (const auto format : {hopper::KvFormat::kBf16, hopper::KvFormat::kFp8}) {
+    const Sequences s({700, 62, 1000, 64}, 16, format);  // few enough that one token's parts add up as four tokens' do
+    for (const int parts : {1, 4, 8}) {
+      const auto all = s.decode(parts, 0, 4);
+      for (int t = 0; t < 4; ++t) {
+        const auto one = s.decode(parts, t, 1);
+        EXPECT_EQ(0, std::memcmp(one.data(), all.data() + size_t(t) * one.size(), one.size() * sizeof(bf16))) << parts << " parts";
+      }
     }
   }
 }

@@ -139,7 +139,7 @@ TEST_F(HopperRows, LatentsAreNormedRotatedAndAppended) {
 }
 
 TEST_F(HopperRows, LatentsAreAppendedInFp8WithAScalePer128) {
-  const int tokens = 4, row_bytes = int(hopper::kv_row_bytes(hopper::KvFormat::fp8));
+  const int tokens = 4, row_bytes = int(hopper::kv_row_bytes(hopper::KvFormat::kFp8));
   ASSERT_EQ(656, row_bytes);
   Device<bf16> a(size_t(tokens) * 2112);
   Device<float> q_norm(1536), kv_norm(512), rope(128 * 64), q_scale(tokens * 12);
@@ -150,7 +150,7 @@ TEST_F(HopperRows, LatentsAreAppendedInFp8WithAScalePer128) {
   for (const bool ue8m0 : {false, true}) {
     cache.poison();
     const hopper::Latent l{a,       q_norm, kv_norm, rope,  positions_device,     table_device, cache, q,
-                           q_scale, 2,      1e-6f,   ue8m0, hopper::KvFormat::fp8};
+                           q_scale, 2,      1e-6f,   ue8m0, hopper::KvFormat::kFp8};
     ASSERT_CUDA(hopper::latents(l, tokens, nullptr));
     ASSERT_CUDA(cudaDeviceSynchronize());
     const auto as = a.host();

@@ -99,12 +99,12 @@ cudaError_t quantise(uint8_t* q, float* scale, const bf16* x, int64_t rows, int6
 
 /// What a row of the latent cache is: 512 normed latents and the 64 rotated rope channels of one position; a page holds 64 rows.
 enum class KvFormat {
-  bf16,  // 576 bf16: 1152 bytes
-  fp8,   // 512 E4M3; 4 f32 scales, one per 128 latents (latent = byte · scale); 64 bf16 rope channels: 656 bytes
+  kBf16,  // 576 bf16: 1152 bytes
+  kFp8,   // 512 E4M3; 4 f32 scales, one per 128 latents (latent = byte · scale); 64 bf16 rope channels: 656 bytes
 };
 constexpr int kKvPageRows = 64;
 constexpr int64_t kFp8KvRowBytes = 512 + 4 * 4 + 64 * 2, kBf16KvRowBytes = 576 * 2;
-constexpr int64_t kv_row_bytes(KvFormat format) { return format == KvFormat::fp8 ? kFp8KvRowBytes : kBf16KvRowBytes; }
+constexpr int64_t kv_row_bytes(KvFormat format) { return format == KvFormat::kFp8 ? kFp8KvRowBytes : kBf16KvRowBytes; }
 
 /// What follows the joined q_a + kv_a product [T, 1536 + 512 + 64]: the query latents normed and quantised; the cached latents normed, the
 /// rope key rotated (interleaved pairs), both appended to the token's page slot.
@@ -123,7 +123,7 @@ struct Latent {
   bool ue8m0;
   /// FP8: scale = max(amax, 1e-4) / 448, at most 255, rounded up to bf16's eight bits (so that byte · scale is one bf16 product), or with
   /// `ue8m0` to a power of two.
-  KvFormat format = KvFormat::bf16;
+  KvFormat format = KvFormat::kBf16;
 };
 cudaError_t latents(const Latent& a, int tokens, cudaStream_t stream);
 
@@ -145,9 +145,11 @@ struct MlaDecode {
   const int* positions;    // [T]
   float* partial;          // mla_workspace bytes
   int tokens, heads, max_pages;
-  int parts;  // 1 … kMaxMlaParts: each token's pages are cut into that many equal runs; fixed per bucket, so that graphs can replay
+  /// 1 … kMaxMlaParts: each token's pages are cut into that many equal runs; fixed per bucket, so that graphs can replay. A token's bits
+  /// depend on this cut and on the number of tokens and heads (how many parts add up within the chip), not on other tokens' values.
+  int parts;
   float scale;
-  KvFormat format = KvFormat::bf16;
+  KvFormat format = KvFormat::kBf16;
 };
 constexpr int kMaxMlaParts = 64;
 /// Parts that fill the device for T tokens whose sequences are at most max_positions long.

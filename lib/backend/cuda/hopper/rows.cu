@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(256) latent_kernel(const __grid_constant__ Lat
   load8(row + (query ? 0 : 1536) + column, v);
   const int position = a.positions[token];
   const bool append = position >= 0;
-  const bool fp8 = a.format == KvFormat::fp8;
+  const bool fp8 = a.format == KvFormat::kFp8;
   const size_t slot = append ? size_t(a.block_table[size_t(token) * a.max_pages + position / 64]) * 64 + position % 64 : 0;
   uint8_t* cached = static_cast<uint8_t*>(a.cache) + slot * (fp8 ? kFp8KvRowBytes : kBf16KvRowBytes);
   float square = 0;
