@@ -59,6 +59,7 @@ void add_options(example::OptionList& o, Settings& s) {
   });
   o.integer("depth", "N", "reads in flight of each rank (default: 32 over the ranks of a node)", s.depth, 1);
   o.call("shards", "FOLDER", "read each rank's own file from there, where it is and fits", [&](const std::string& folder) { s.load.shard_cache = folder; });
+  o.flag("absorbed-bf16", "hold the absorbed copies of kv_b_proj in BF16: for shards that a Hopper GPU reads in w8a8", s.load.absorbed_bf16);
   o.text("save-shards", "FOLDER", "write each rank's part there, for --shards", s.save_shards);
   o.call("download-cache", "FOLDER", "where hf:// files are kept (default: $DSINFER_CACHE, else ~/.cache/dsinfer)", [&](const std::string& folder) { s.load.download_cache = folder; });
   o.integer("threads", "N", "that many ranks as threads of this process, without mpirun", s.threads, 1);

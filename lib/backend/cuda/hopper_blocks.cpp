@@ -4,8 +4,8 @@
 
 #include "backend/backend.hpp"
 #include "backend/cuda/device.hpp"
-#include "backend/cuda/hopper_room.hpp"
 #include "backend/cuda/hopper/edges.hpp"
+#include "backend/cuda/hopper_room.hpp"
 
 namespace dsinfer::cuda {
 namespace {
@@ -32,7 +32,8 @@ bool fits(const BlockDims& d) {
   const bool dense = !d.dense_layers || fits_width(d.dense_inter);
   const bool moe = !d.moe_layers || (d.experts == kExperts && d.own_experts == kExperts && fits_width(d.moe_inter) && d.shared_inter == d.moe_inter && d.gate.sigmoid && d.gate.grouped &&
                                      d.gate.group_score_top2 && d.gate.n_group == kGroups && d.gate.topk_group >= 1 && d.gate.topk_group <= kGroups && d.gate.top_k >= 1 && d.gate.top_k <= 32);
-  return d.hidden == kHidden && attention && dense && moe && d.block_rows == kBlock && d.block_cols == kBlock && d.cache == CacheRows::bf16 && d.max_tokens > 0 && d.max_len > 0;
+  return d.hidden == kHidden && attention && dense && moe && d.block_rows == kBlock && d.block_cols == kBlock &&
+         (d.cache == CacheRows::bf16 || d.cache == CacheRows::fp8) && d.max_tokens > 0 && d.max_len > 0;
 }
 
 bool is_hopper() {
@@ -138,7 +139,7 @@ class HopperBlocks final : public Blocks {
 
   int64_t rows() const { return step_.residual.dim(0); }
   cudaStream_t stream() const { return device_.stream(); }
-  hopper::KvFormat format() const { return d_.cache == CacheRows::fp8 ? hopper::KvFormat::fp8 : hopper::KvFormat::bf16; }
+  hopper::KvFormat format() const { return d_.cache == CacheRows::fp8 ? hopper::KvFormat::kFp8 : hopper::KvFormat::kBf16; }
   const int* positions() const { return step_.positions.as<int32_t>(); }
   const int* pages_of(int64_t row) const { return step_.block_table.row<int32_t>(row); }
 

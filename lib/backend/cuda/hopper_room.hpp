@@ -1,12 +1,7 @@
 /// HopperRoom: where the activations of one rank's step stand between the Hopper kernels, laid out once. Work of attention, MLP and experts shares memory.
 #pragma once
 #include "backend/blocks.hpp"
-
-// gcc takes an enumerator of an enum class that is named as a type of the namespace for shadowing.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wshadow"
 #include "backend/cuda/hopper/hopper.hpp"
-#pragma GCC diagnostic pop
 
 namespace dsinfer::cuda {
 
