@@ -1,5 +1,5 @@
 # The Hopper kernels alone, against double precision. They need a GPU of compute capability 9.0 and are skipped with a word elsewhere.
-foreach(test attention edges layer linear rows)
+foreach(test attention edges layer linear prefill rows)
   add_executable(hopper_${test}_test cuda/hopper_${test}_test.cu)
   dsinfer_cuda_target(hopper_${test}_test 90a-real)
   # The options of this folder speak to gcc.

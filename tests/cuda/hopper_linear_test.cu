@@ -153,7 +153,7 @@ TEST_P(HopperExperts, GateUpAndDownEqualDoublePrecision) {
   EXPECT_LT(worst_h, kBf16Error);
   EXPECT_LT(worst_y, kBf16Error);
 }
-INSTANTIATE_TEST_SUITE_P(Tokens, HopperExperts, testing::Values(1, 3, 8, 9, 33, 128));
+INSTANTIATE_TEST_SUITE_P(Tokens, HopperExperts, testing::Values(1, 3, 8, 9, 33, 128, 513, 1100));
 
 }  // namespace
 }  // namespace dsinfer

@@ -1,4 +1,5 @@
 /// Which shape of fp8_tile_kernel serves which linear.
+#include "fp8_gemm.hpp"
 #include "fp8_tile.cuh"
 #include "hopper.hpp"
 
@@ -46,6 +47,8 @@ cudaError_t grouped(const LinearArgs& a, const RouteOptions& options, cudaStream
   return tile_linear<kRunTokens, 3, 1, true, kGated>(a, runs, stream);
 }
 
+constexpr int kTileTokens = 128;  // more go to fp8_gemm_kernel
+
 LinearArgs arguments(bf16* out, Fp8Rows x, Fp8Weight w, int tokens, int n, int k) {
   LinearArgs a{};
   a.out = out, a.x = x.data, a.x_scale = x.scale, a.w = w.data, a.w_scale = w.scale;
@@ -56,15 +59,18 @@ LinearArgs arguments(bf16* out, Fp8Rows x, Fp8Weight w, int tokens, int n, int k
 }  // namespace
 
 cudaError_t fp8_linear(bf16* out, Fp8Rows x, Fp8Weight w, int m, int n, int k, cudaStream_t stream) {
+  if (m > kTileTokens) return gemm_linear(out, x, w, m, n, k, false, stream);
   return dense<false>(arguments(out, x, w, m, n, k), stream);
 }
 
 cudaError_t fp8_gate_up(bf16* out, Fp8Rows x, Fp8Weight w, int m, int n, int k, cudaStream_t stream) {
+  if (m > kTileTokens) return gemm_linear(out, x, w, m, n, k, true, stream);
   return dense<true>(arguments(out, x, w, m, n, k), stream);
 }
 
 cudaError_t grouped_gate_up(bf16* h, Fp8Rows x, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens,
                             const RouteOptions& options, int n, int k, cudaStream_t stream) {
+  if (tokens > kManyTokens) return gemm_grouped(h, x, w, shared, routed, tokens, options, n, k, true, true, stream);
   LinearArgs a = arguments(h, x, w, tokens, n, k);
   a.shared_w = shared.data, a.shared_scale = shared.scale, a.runs = routed.runs, a.num_runs = routed.num_runs, a.rows = routed.rows;
   a.experts = options.experts;
@@ -73,6 +79,7 @@ cudaError_t grouped_gate_up(bf16* h, Fp8Rows x, Fp8Weight w, Fp8Weight shared, c
 
 cudaError_t grouped_down(bf16* y, Fp8Rows h, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens, const RouteOptions& options,
                          int n, int k, cudaStream_t stream) {
+  if (tokens > kManyTokens) return gemm_grouped(y, h, w, shared, routed, tokens, options, n, k, false, false, stream);
   LinearArgs a = arguments(y, h, w, tokens, n, k);
   a.shared_w = shared.data, a.shared_scale = shared.scale, a.runs = routed.runs, a.num_runs = routed.num_runs;
   a.experts = options.experts;

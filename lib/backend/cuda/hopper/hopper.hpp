@@ -1,9 +1,10 @@
-/// Kernels for Hopper (sm_90a) at DeepSeek-V3's dimensions, for the decode step: raw device pointers, dimensions, a stream.
-/// Nothing here allocates or synchronises; every call may be captured in a graph, and each starts as a programmatic dependent of the call
-/// before it on the stream (weights may be read before that one ends, everything else after). Wrong dimensions: cudaErrorInvalidValue. No
-/// tokens: nothing is done. Activations between kernels are bf16, the residual f32. "Quantised": E4M3 bytes [rows, K] and f32 scales [rows,
-/// K/128], one per 1×128 block. A token whose position is negative is a padding row: it appends nothing, goes to no routed expert (expert
-/// and slot -1, weight 0), its attention is 0, and what the other kernels make of it depends on its own row alone.
+/// Kernels for Hopper (sm_90a) at DeepSeek-V3's dimensions, for the decode step; linears, gate, experts and row stages take a prefill
+/// chunk's many tokens too (its attention: prefill.hpp). Raw device pointers, dimensions, a stream. Nothing here allocates or synchronises;
+/// every call may be captured in a graph, and each starts as a programmatic dependent of the call before it on the stream (weights may be
+/// read before that one ends, everything else after). Wrong dimensions: cudaErrorInvalidValue. No tokens: nothing is done. Activations
+/// between kernels are bf16, the residual f32. "Quantised": E4M3 bytes [rows, K] and f32 scales [rows, K/128], one per 1×128 block. A token
+/// whose position is negative is a padding row: it appends nothing, goes to no routed expert (expert and slot -1, weight 0), its attention
+/// is 0, and what the other kernels make of it depends on its own row alone.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -28,7 +29,8 @@ struct Fp8Rows {
 
 /// out[m,n] = x[m,:] · w[n,:], out [M, N] bf16. K a multiple of 128 and at least 512, N of 64. Sums of 128 products in the matrix unit's
 /// own accumulator (about 14 bits below the largest), then f32. A row's bits do not depend on the other rows, nor on M
-/// up to 64 (where 2816 < N ≤ 4224 and K > 4096: up to 16, and from 17 to 64); above 64 K is cut otherwise.
+/// up to 64 (where 2816 < N ≤ 4224 and K > 4096: up to 16, and from 17 to 64); from 65 to 128 K is cut otherwise; above 128 it is summed
+/// whole, in the order of its blocks. There K may be any multiple of 128 (gated: N too), M · K / 128 below 2³².
 cudaError_t fp8_linear(bf16* out, Fp8Rows x, Fp8Weight w, int m, int n, int k, cudaStream_t stream);
 
 /// out[m,i] = silu(x · w[i,:]) · (x · w[n/2+i,:]), out [M, N/2] bf16: gate and up of a dense MLP in one.
@@ -43,7 +45,7 @@ struct Routed {
   float* weights;   // [T, k]
   int* slot;        // [T, k] position of the pair; -1 in padding rows
   int* rows;        // [T·k + T] token of each position; the last T are 0 … T-1, for the shared expert
-  ExpertRun* runs;  // [max_runs(T, k, E)] compact; the shared expert's first
+  ExpertRun* runs;  // [max_runs(T, k, E)] compact; up to 512 tokens the shared expert's first, above evenly between the others
   int* num_runs;    // [2]: how many; and a count of blocks, 0 before the first call and after each
 };
 
@@ -64,11 +66,12 @@ struct RouteOptions {
 constexpr int kGateParts = 8;
 cudaError_t gate_logits(float* partial, const bf16* x, const bf16* w, int tokens, int experts, int hidden, cudaStream_t stream);
 
-/// Sigmoid, bias for choosing only, groups by the sum of their two best, top-k, weights; then the compact list of runs. bias [E] f32. T ≤
-/// 512, E = 256, 8 groups, top_k ≤ 32. Forced routing (tests, benches): give `forced` [T, k], then weights still come from the logits.
+/// Sigmoid, bias for choosing only, groups by the sum of their two best, top-k, weights; then the compact list of runs. bias [E] f32.
+/// E = 256, 8 groups, top_k ≤ 32. Forced routing (tests, benches): give `forced` [T, k], then weights still come from the logits.
 cudaError_t route(const Routed& out, const float* partial, const float* bias, const int* forced, int tokens, const RouteOptions& options,
                   cudaStream_t stream);
 
+/// Above 512 tokens T · K stays below 4 GiB.
 /// h[p,:] = silu(gate) · up of x[rows[p]] through the expert of position p. h [positions, N/2] bf16. w [E, N, K], shared [N, K] (null
 /// without one).
 cudaError_t grouped_gate_up(bf16* h, Fp8Rows x, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens,

@@ -1,11 +1,12 @@
-/// What a prefill chunk needs beside hopper.hpp, whose linears, routing and row stages serve any number of tokens: attention in the expanded
-/// form (keys and values of every head made from the cached latents), for one sequence a call. The rules of hopper.hpp hold.
+/// What a prefill chunk needs beside hopper.hpp, whose linears, routing and row stages serve any number of tokens: attention in the
+/// expanded form (keys and values of every head made from the cached latents), for one sequence a call. The rules of hopper.hpp hold.
 #pragma once
 #include "hopper.hpp"
 
 namespace dsinfer::hopper {
 
-/// Rotates channels 128 … 191 of every head of q_b [T, heads, 192], in place. rope as in Latent; positions [T], those below 0 are left alone.
+/// Rotates channels 128 … 191 of every head of q_b [T, heads, 192], in place. rope as in Latent; positions [T], those below 0 are left
+/// alone.
 cudaError_t rotate_queries(bf16* q_b, const float* rope, const int* positions, int tokens, int heads, cudaStream_t stream);
 
 /// The first S cached rows of one sequence: latents quantised for kv_b, rope keys side by side.
@@ -19,8 +20,8 @@ struct KeyRows {
 };
 cudaError_t key_rows(const KeyRows& a, int keys, cudaStream_t stream);
 
-/// o[t,h,:] = Σ_s softmax_s(scale · (q[t,h,:128] · kv[s,h,:128] + q[t,h,128:] · rope_key[s])) kv[s,h,128:], s ≤ q_first + t. Softmax in f32,
-/// probabilities bf16. A row's bits depend on neither the other rows nor the cut into chunks where q_first is a multiple of 128.
+/// o[t,h,:] = Σ_s softmax_s(scale · (q[t,h,:128] · kv[s,h,:128] + q[t,h,128:] · rope_key[s])) kv[s,h,128:], s ≤ q_first + t. Softmax in
+/// f32, probabilities bf16. A row's bits depend on neither the other rows nor the cut into chunks where q_first is a multiple of 128.
 struct ChunkAttention {
   uint8_t* o;            // quantised [T, heads · 128]; one scale a head
   float* o_scale;        // [T, heads]
@@ -34,8 +35,8 @@ struct ChunkAttention {
 };
 cudaError_t chunk_attention(const ChunkAttention& a, cudaStream_t stream);
 
-/// All of it for one sequence's chunk: q_b [T, heads · 192] as fp8_linear gives it (its rope channels are rotated in place), the chunk's own
-/// rows already in the cache (by `latents`). kv_b [heads · 256, 512].
+/// All of it for one sequence's chunk: q_b [T, heads · 192] as fp8_linear gives it (its rope channels are rotated in place), the chunk's
+/// own rows already in the cache (by `latents`). kv_b [heads · 256, 512].
 struct PrefillSegment {
   uint8_t* o;  // as in ChunkAttention
   float* o_scale;

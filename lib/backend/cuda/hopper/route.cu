@@ -1,6 +1,8 @@
 /// The gate: logits, group-limited top-k, and the compact list of experts that have work. All on the device; nothing is read back.
+#include "choose.cuh"
 #include "device.cuh"
 #include "hopper.hpp"
+#include "route_many.hpp"
 #include "run.cuh"
 
 namespace dsinfer::hopper {
@@ -51,80 +53,6 @@ __global__ void __launch_bounds__(32 * kGateWarps)
       if (first + column < tokens) partial[(size_t(blockIdx.y) * tokens + first + column) * experts + blockIdx.x * 16 + e] = total;
     }
     __syncthreads();
-  }
-}
-
-/// Bits that order like the floats they come from.
-__device__ uint32_t ordered(float v) {
-  const uint32_t bits = __float_as_uint(v);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-// A warp chooses one token's experts: lane l holds experts 8l … 8l+7, four lanes a group of 32. Source: DeepSeek-V3 report, section 2.1.2.
-__device__ void choose(const Routed& out, const float* partial, const float* bias, const int* forced, int token, int tokens,
-                       const RouteOptions& o, int lane) {
-  constexpr int kExperts = 256, kEach = kExperts / 32;
-  float score[kEach] = {}, biased[kEach];
-#pragma unroll
-  for (int p = 0; p < kGateParts; ++p) {
-    const float4* row = reinterpret_cast<const float4*>(partial + (size_t(p) * tokens + token) * kExperts + lane * kEach);
-    const float4 a = row[0], b = row[1];
-    score[0] += a.x, score[1] += a.y, score[2] += a.z, score[3] += a.w;
-    score[4] += b.x, score[5] += b.y, score[6] += b.z, score[7] += b.w;
-  }
-  float first = -INFINITY, second = -INFINITY;
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    score[i] = 1.0f / (1.0f + expf(-score[i]));
-    biased[i] = score[i] + bias[lane * kEach + i];
-    second = fmaxf(second, fminf(first, biased[i]));
-    first = fmaxf(first, biased[i]);
-  }
-#pragma unroll
-  for (int offset = 1; offset < 4; offset <<= 1) {  // the two best of four lanes
-    const float f = __shfl_xor_sync(~0u, first, offset), s = __shfl_xor_sync(~0u, second, offset);
-    second = fmaxf(fminf(first, f), fmaxf(second, s));
-    first = fmaxf(first, f);
-  }
-  const float group_score = first + second;
-  int ahead = 0;  // groups that go before mine
-#pragma unroll
-  for (int other = 0; other < 8; ++other) {
-    const float theirs = __shfl_sync(~0u, group_score, other * 4);
-    ahead += theirs > group_score || (theirs == group_score && other < lane / 4);
-  }
-  uint32_t key[kEach];
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) key[i] = ahead >= o.topk_group ? 0 : ordered(biased[i]);
-  float total = 0, weight = 0;
-  int expert = 0;
-  for (int k = 0; k < o.top_k; ++k) {
-    int pick;
-    if (forced) {
-      pick = forced[token * o.top_k + k];
-    } else {
-      uint32_t best = 0;
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) best = max(best, key[i]);
-      best = __reduce_max_sync(~0u, best);
-      uint32_t index = kExperts - 1;
-#pragma unroll
-      for (int i = kEach - 1; i >= 0; --i)
-        if (key[i] == best) index = uint32_t(lane * kEach + i);
-      pick = int(__reduce_min_sync(~0u, index));
-    }
-    float value = 0;
-#pragma unroll
-    for (int i = 0; i < kEach; ++i)
-      if (pick == lane * kEach + i) value = score[i], key[i] = 0;
-    value = __shfl_sync(~0u, value, pick / kEach);
-    total += value;
-    if (lane == k) weight = value, expert = pick;
-  }
-  if (o.positions && o.positions[token] < 0) expert = -1, weight = 0;
-  if (lane < o.top_k) {
-    out.experts[token * o.top_k + lane] = expert;
-    out.weights[token * o.top_k + lane] = (o.normalise ? weight / (total + 1e-20f) : weight) * o.scale;
   }
 }
 
@@ -210,17 +138,21 @@ __global__ void __launch_bounds__(kRouteThreads)
   for (int token = threadIdx.x; token < tokens; token += kRouteThreads) out.rows[pairs + token] = token;
 }
 
-int run_tokens_for(int64_t tokens) { return tokens <= 8 ? 8 : kRunTokens; }
-
 }  // namespace
 
 int64_t max_runs(int64_t tokens, int64_t top_k, int64_t experts) {
+  if (tokens > kManyTokens) {  // never fewer than for fewer tokens: what holds a step of the most tokens holds every step
+    const int64_t size = kGemmRunTokens, most = max_runs(kManyTokens, top_k, experts);
+    const int64_t runs = experts + tokens * top_k / size + (tokens + size - 1) / size;
+    return runs < most ? most : runs;
+  }
   const int64_t pairs = tokens * top_k, size = run_tokens_for(tokens);
   return (pairs < experts ? pairs : experts) + pairs / size + (tokens + size - 1) / size;
 }
 
 cudaError_t gate_logits(float* partial, const bf16* x, const bf16* w, int tokens, int experts, int hidden, cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
+  if (tokens > kManyTokens) return gate_logits_many(partial, x, w, tokens, experts, hidden, stream);
   if (experts % 16 != 0 || hidden != kGateParts * kGateWarps * 128) return cudaErrorInvalidValue;
   return start(gate_kernel, dim3(unsigned(experts / 16), kGateParts), 32 * kGateWarps, 0, stream, true, partial, x, w, tokens, experts,
                hidden);
@@ -230,7 +162,8 @@ cudaError_t route(const Routed& out, const float* partial, const float* bias, co
                   cudaStream_t stream) {
   static_assert(sizeof(ExpertRun) == kExpertRunBytes);
   if (tokens == 0) return cudaSuccess;
-  if (options.experts != 256 || options.n_group != 8 || options.top_k > 32 || tokens > 512) return cudaErrorInvalidValue;
+  if (options.experts != 256 || options.n_group != 8 || options.top_k > 32) return cudaErrorInvalidValue;
+  if (tokens > kManyTokens) return route_many(out, partial, bias, forced, tokens, options, stream);
   const size_t shared = size_t((tokens * options.top_k + 31) / 32) * 256 * sizeof(uint16_t);
   if (shared > 200 * 1024) return cudaErrorInvalidValue;
   return start(route_kernel, dim3(unsigned((tokens + kRouteWarps - 1) / kRouteWarps)), kRouteThreads, shared, stream, true, out, partial,
