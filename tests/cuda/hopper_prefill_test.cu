@@ -198,5 +198,143 @@ TEST_P(HopperPrefillRoute, ListsEveryPairOnceByExpertThenToken) {
 }
 INSTANTIATE_TEST_SUITE_P(Tokens, HopperPrefillRoute, testing::Values(513, 575, 4096, 16384));
 
+struct ChunkCase {
+  int tokens, q_first, heads;
+};
+class HopperPrefillAttention : public HopperPrefill, public testing::WithParamInterface<ChunkCase> {};
+
+double e4m3_value(uint8_t byte) {
+  E4m3 v;
+  v.__x = byte;
+  return double(float(v));
+}
+
+TEST_P(HopperPrefillAttention, EqualsDoublePrecisionUnderTheCausalMask) {
+  const auto [tokens, q_first, heads] = GetParam();
+  const int keys = q_first + tokens;
+  Device<bf16> q(size_t(tokens) * heads * 192), kv(size_t(keys) * heads * 256), rope_key(size_t(keys) * 64);
+  fill(q, 1, 1), fill(kv, 2, 1), fill(rope_key, 3, 1);
+  Device<uint8_t> o(size_t(tokens) * heads * 128);
+  Device<float> o_scale(size_t(tokens) * heads);
+  const float scale = 0.1352337788608801f;
+  ASSERT_CUDA(hopper::chunk_attention({o, o_scale, q, kv, rope_key, tokens, heads, q_first, scale, false}, nullptr));
+  ASSERT_CUDA(cudaDeviceSynchronize());
+  const auto out = o.host();
+  const auto scales = o_scale.host();
+  const auto qs = q.host(), kvs = kv.host(), ropes = rope_key.host();
+  ASSERT_TRUE(std::all_of(scales.begin(), scales.end(), [](float v) { return v > 0 && std::isfinite(v); }));
+  std::vector<double> expected, got;
+  for (int i = 0; i < 24; ++i) {
+    const int t = i < 3 ? std::max(0, tokens - 1 - i) : i == 3 ? 0 : int(mix(uint64_t(tokens) * 100 + i) % uint32_t(tokens));
+    const int h = int(mix(uint64_t(i) + 7) % uint32_t(heads)), seen = q_first + t + 1;
+    const bf16* query = &qs[(size_t(t) * heads + h) * 192];
+    std::vector<double> score(seen);
+    double top = -1e300, total = 0, sums[128] = {}, amax = 1e-4;
+    for (int s = 0; s < seen; ++s) {
+      double dot = 0;
+      const bf16* key = &kvs[(size_t(s) * heads + h) * 256];
+      for (int c = 0; c < 192; ++c) dot += double(float(query[c])) * double(float(c < 128 ? key[c] : ropes[size_t(s) * 64 + c - 128]));
+      top = std::max(top, score[s] = dot * double(scale));
+    }
+    for (double& s : score) total += s = std::exp(s - top);
+    for (int s = 0; s < seen; ++s)
+      for (int c = 0; c < 128; ++c) sums[c] += score[s] / total * double(float(kvs[(size_t(s) * heads + h) * 256 + 128 + c]));
+    for (const double v : sums) amax = std::max(amax, std::abs(v));
+    const float s = scales[size_t(t) * heads + h];
+    EXPECT_NEAR(amax / 448, s, amax / 448 * 1e-2) << "token " << t << " head " << h;
+    for (int c = 0; c < 128; ++c) {
+      expected.push_back(sums[c]);
+      got.push_back(e4m3_value(out[(size_t(t) * heads + h) * 128 + c]) * double(s));
+    }
+  }
+  const double error = relative_error(got, expected);
+  std::printf("chunk attention, %d tokens after %d, %d heads: %.2e\n", tokens, q_first, heads, error);
+  EXPECT_LT(error, 3e-2);  // an E4M3 step is an eighth of a value at most: 2.5e-2 on average
+}
+INSTANTIATE_TEST_SUITE_P(Chunks, HopperPrefillAttention,
+                         testing::Values(ChunkCase{1, 0, 4}, ChunkCase{129, 0, 128}, ChunkCase{300, 77, 16}, ChunkCase{64, 1000, 128},
+                                         ChunkCase{1025, 512, 8}, ChunkCase{4095, 0, 16}));
+
+TEST_F(HopperPrefill, AttentionGivesARowTheSameBitsHoweverItIsCutIntoChunks) {
+  const int tokens = 700, heads = 16;
+  Device<bf16> q(size_t(tokens) * heads * 192), kv(size_t(tokens) * heads * 256), rope_key(size_t(tokens) * 64);
+  fill(q, 1, 1), fill(kv, 2, 1), fill(rope_key, 3, 1);
+  Device<uint8_t> whole(size_t(tokens) * heads * 128), cut(size_t(tokens) * heads * 128);
+  Device<float> whole_scale(size_t(tokens) * heads), cut_scale(size_t(tokens) * heads);
+  ASSERT_CUDA(hopper::chunk_attention({whole, whole_scale, q, kv, rope_key, tokens, heads, 0, 0.1f, false}, nullptr));
+  for (int first = 0, n = 133; first < tokens; first += n, n = std::min(201, tokens - first))
+    ASSERT_CUDA(hopper::chunk_attention({cut + size_t(first) * heads * 128, cut_scale + size_t(first) * heads,
+                                         q + size_t(first) * heads * 192, kv, rope_key, n, heads, first, 0.1f, false},
+                                        nullptr));
+  ASSERT_CUDA(cudaDeviceSynchronize());
+  EXPECT_EQ(whole.host(), cut.host());
+  EXPECT_EQ(whole_scale.host(), cut_scale.host());
+}
+
+// A segment behind earlier keys in scattered pages: the parts called one by one give what the one call gives; the parts are checked above
+// and here.
+TEST_F(HopperPrefill, ASegmentExpandsItsKeysFromTheCache) {
+  const int tokens = 200, q_first = 150, keys = tokens + q_first, heads = 16, pages = 12;
+  Device<bf16> cache(size_t(pages) * 64 * 576), q_b(size_t(tokens) * heads * 192);
+  fill(cache, 1, 1), fill(q_b, 2, 1);
+  Device<E4m3> w(size_t(heads) * 256 * 512);
+  Device<float> sw(size_t(heads) * 2 * 4), rope(size_t(1024) * 64);
+  fill(w, 3, 64), fill_scales(sw, 4, 1.0f / 2048), fill(rope, 5, 0.7f);
+  std::vector<int> table(6), positions(tokens);
+  for (int i = 0; i < 6; ++i) table[i] = (i * 5 + 3) % pages;
+  std::iota(positions.begin(), positions.end(), q_first);
+  positions[7] = -1;
+  Device<int> table_device(table), positions_device(positions);
+  Device<bf16> turned(q_b.host());
+  Device<uint8_t> latent(size_t(keys) * 512);
+  Device<float> latent_scale(size_t(keys) * 4);
+  Device<bf16> rope_key(size_t(keys) * 64), kv(size_t(keys) * heads * 256);
+  ASSERT_CUDA(hopper::rotate_queries(turned, rope, positions_device, tokens, heads, nullptr));
+  ASSERT_CUDA(hopper::key_rows({latent, latent_scale, rope_key, static_cast<bf16*>(cache), table_device, false}, keys, nullptr));
+  ASSERT_CUDA(hopper::fp8_linear(kv, {latent, latent_scale}, {bytes(w), sw}, keys, heads * 256, 512, nullptr));
+  Device<uint8_t> o(size_t(tokens) * heads * 128), expected(size_t(tokens) * heads * 128);
+  Device<float> o_scale(size_t(tokens) * heads), expected_scale(size_t(tokens) * heads);
+  ASSERT_CUDA(hopper::chunk_attention({expected, expected_scale, turned, kv, rope_key, tokens, heads, q_first, 0.1f, false}, nullptr));
+  Device<uint8_t> work(size_t(hopper::prefill_workspace(keys, heads)));
+  hopper::PrefillSegment segment{};
+  segment.o = o, segment.o_scale = o_scale, segment.q_b = q_b, segment.cache = static_cast<bf16*>(cache),
+  segment.block_table = table_device;
+  const auto before = q_b.host();
+  segment.positions = positions_device, segment.rope = rope, segment.kv_b = {bytes(w), sw}, segment.work = static_cast<uint8_t*>(work);
+  segment.tokens = tokens, segment.heads = heads, segment.q_first = q_first, segment.scale = 0.1f;
+  ASSERT_CUDA(hopper::prefill_segment(segment, nullptr));
+  ASSERT_CUDA(cudaDeviceSynchronize());
+  EXPECT_EQ(expected.host(), o.host());
+  EXPECT_EQ(expected_scale.host(), o_scale.host());
+
+  const auto rows = cache.host(), ropes = rope_key.host(), after = turned.host();
+  const auto q8 = latent.host();
+  const auto s8 = latent_scale.host(), angles = rope.host();
+  std::vector<double> got, latents;
+  for (int s = 0; s < keys; ++s) {
+    const bf16* row = &rows[(size_t(table[s / 64]) * 64 + s % 64) * 576];
+    for (int c = 0; c < 512; ++c) latents.push_back(float(row[c])), got.push_back(e4m3_value(q8[s * 512 + c]) * s8[s * 4 + c / 128]);
+    for (int c = 0; c < 64; ++c) ASSERT_EQ(float(row[512 + c]), float(ropes[s * 64 + c]));
+  }
+  EXPECT_LT(relative_error(got, latents), 3e-2);
+  std::vector<double> rotated;
+  std::vector<bf16> rotated_got;
+  for (int t = 0; t < tokens; ++t)
+    for (int h = 0; h < heads; ++h)
+      for (int c = 0; c < 192; ++c) {
+        const size_t at = (size_t(t) * heads + h) * 192;
+        if (c < 128 || positions[t] < 0) {
+          ASSERT_EQ(float(before[at + c]), float(after[at + c]));
+          continue;
+        }
+        const int j = (c - 128) / 2;
+        const double x = float(before[at + 128 + 2 * j]), y = float(before[at + 129 + 2 * j]), cosine = angles[positions[t] * 64 + 2 * j],
+                     sine = angles[positions[t] * 64 + 2 * j + 1];
+        rotated.push_back(c % 2 ? x * sine + y * cosine : x * cosine - y * sine);
+        rotated_got.push_back(after[at + c]);
+      }
+  EXPECT_LT(relative_error(rotated_got, rotated), kBf16Error);
+}
+
 }  // namespace
 }  // namespace dsinfer

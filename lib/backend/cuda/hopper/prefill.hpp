@@ -14,9 +14,10 @@ struct KeyRows {
   uint8_t* latent;         // [S, 512]
   float* latent_scale;     // [S, 4]
   bf16* rope_key;          // [S, 64]
-  const bf16* cache;       // [pages, 64, 576]
+  const void* cache;       // [pages, 64] rows of `format`
   const int* block_table;  // [ceil(S/64)] pages of the sequence
   bool ue8m0;
+  KvFormat format = KvFormat::kBf16;
 };
 cudaError_t key_rows(const KeyRows& a, int keys, cudaStream_t stream);
 
@@ -41,7 +42,7 @@ struct PrefillSegment {
   uint8_t* o;  // as in ChunkAttention
   float* o_scale;
   bf16* q_b;
-  const bf16* cache;
+  const void* cache;       // [pages, 64] rows of `format`
   const int* block_table;  // [ceil((q_first + T)/64)] pages of this sequence
   const int* positions;    // [T]: q_first, q_first + 1, …
   const float* rope;
@@ -50,6 +51,7 @@ struct PrefillSegment {
   int tokens, heads, q_first;
   float scale;
   bool ue8m0;
+  KvFormat format = KvFormat::kBf16;
 };
 /// For `keys` = q_first + T: 65 KB a key at 128 heads, most of it `kv`.
 int64_t prefill_workspace(int64_t keys, int heads);
