@@ -18,6 +18,13 @@ int64_t attend_bytes(int64_t rows, int64_t heads, int64_t max_len) {
   }
 }
 
+// The most that up to `rows` rows need: few have shorter runs.
+int64_t most_runs(int64_t rows, const BlockDims& d) {
+  int64_t most = 0;
+  for (int64_t n = 1; n <= rows; ++n) most = std::max(most, hopper::max_runs(n, d.gate.top_k, d.experts));
+  return most;
+}
+
 }  // namespace
 
 HopperRoom::HopperRoom(Arena& arena, const BlockDims& d) {
@@ -59,7 +66,7 @@ HopperRoom::HopperRoom(Arena& arena, const BlockDims& d) {
     weights = arena.take(DType::f32, {moe_rows, k});
     slot = arena.take(DType::i32, {moe_rows, k});
     rows = arena.take(DType::i32, {positions});
-    runs = bytes(hopper::max_runs(moe_rows, k, d.experts) * hopper::kExpertRunBytes);
+    runs = bytes(most_runs(moe_rows, d) * hopper::kExpertRunBytes);
   }
 
   arena.rewind(shared);

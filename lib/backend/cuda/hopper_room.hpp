@@ -6,7 +6,7 @@
 namespace dsinfer::cuda {
 
 /// Rows of experts, and of absorbed attention, that go through the kernels together; more go in slices.
-inline constexpr int64_t kMoeSlice = 512, kAttendSlice = 128;
+inline constexpr int64_t kMoeSlice = 4096, kAttendSlice = 128;
 /// Longest sequence whose keys are expanded at once for prefill; longer ones attend in the absorbed form. 65 KB a key at 128 heads.
 inline constexpr int64_t kExpandedKeys = 8192;
 
