@@ -186,6 +186,27 @@ TEST_F(DummyWeights, GiveTheSameTextUnderEveryPlan) {
   EXPECT_EQ(text_of(4, "pp=2,dp=2,ep=2"), one);
 }
 
+TEST_F(DummyWeights, LandAsTheyAreInTheirFilesWhateverTheirSize) {
+  nlohmann::json change = testing_support::fp8_change(16);
+  change["vocab_size"] = 20000;  // an embedding of 2.5 MB, longer than what is read in one go
+  folder_.file("config.json", tiny_config_json(change));
+  const Checkpoint checkpoint(open_weights(model()));
+  on_threads(2, [&](World& world) {
+    const Plan plan = solve(ModelConfig::load(folder_.path()), PlanRequest::parse("tp=2", 2));
+    const LoadedWeights weights = load(world, model(), plan);
+    int compared = 0;
+    for (const LoadedTensor& tensor : weights.tensors()) {
+      if (tensor.name != "model.embed_tokens.weight" && tensor.name != "lm_head.weight") continue;
+      const Location* at = checkpoint.find(tensor.name);
+      const int64_t half = (at->entry.end - at->entry.begin) / 2, begin = at->entry.begin + world.rank() * half;
+      const std::vector<std::byte> bytes = bytes_of(*checkpoint.open(at->file), begin, begin + half);
+      EXPECT_EQ(0, std::memcmp(tensor.data, bytes.data(), bytes.size())) << tensor.name;
+      ++compared;
+    }
+    EXPECT_EQ(compared, 2);
+  });
+}
+
 TEST_F(DummyWeights, AreRefusedWhereTheyHaveNoSense) {
   on_threads(1, [&](World& world) {
     const Plan plan = solve(ModelConfig::load(folder_.path()), PlanRequest::parse("tp=1", 1));

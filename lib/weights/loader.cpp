@@ -128,7 +128,9 @@ RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& pl
   mail->set_stall_timeout(world.stall_timeout());
   RankWeights loaded;
   {
-    LoadRun run({checkpoint, reads, config, plan, *mail, pieces, *landing, options});
+    LoadOptions reading = options;
+    if (is_dummy(checkpoint.storage())) reading.method = ReadMethod::pread;  // whatever is asked for is made, and nothing beyond it for the sake of alignment
+    LoadRun run({checkpoint, reads, config, plan, *mail, pieces, *landing, reading});
     run.run();
     loaded.report.bytes_read = run.bytes_read();
     loaded.report.bytes_received = run.bytes_received();
