@@ -21,7 +21,9 @@ class AsStored final : public PieceLander {
   AsStored(LandingRoom& room, TensorView target) : room_(room), target_(target) {}
   std::byte* direct(int64_t begin, int64_t) override { return target_.place == Place::host && target_.contiguous() ? target_.at(begin) : nullptr; }
   void take(int64_t begin, int64_t end, std::span<const std::byte> bytes) override {
-    room_.fill(target_.rows(begin, end), [&](std::byte* out) { std::memcpy(out, bytes.data(), bytes.size()); });
+    const TensorView rows = target_.rows(begin, end);
+    if (rows.place == Place::host) return room_.fill(rows, [&](std::byte* out) { std::memcpy(out, bytes.data(), bytes.size()); });
+    room_.backend.copy(rows, dense(rows, const_cast<std::byte*>(bytes.data())));  // read alone; a device takes it from there, with no copy in between
   }
 
  private:

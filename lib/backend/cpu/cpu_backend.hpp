@@ -5,7 +5,7 @@
 
 #include "backend/backend.hpp"
 #include "backend/cpu/kernels.hpp"
-#include "backend/cpu/thread_pool.hpp"
+#include "backend/thread_pool.hpp"
 #include "backend/operands.hpp"
 
 namespace dsinfer {

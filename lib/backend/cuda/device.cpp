@@ -1,10 +1,14 @@
 #include "backend/cuda/device.hpp"
 
 #include <fmt/format.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "core/wait.hpp"
 #include "dsinfer/error.hpp"
@@ -42,6 +46,20 @@ void check_device(int index) {
 // A pitch has a limit of 2 GiB, which one row knows nothing of.
 void copy_rows(std::byte* to, size_t to_pitch, const std::byte* from, size_t from_pitch, size_t row, size_t rows, cudaMemcpyKind kind, cudaStream_t stream, const char* what) {
   check(rows == 1 ? cudaMemcpyAsync(to, from, row, kind, stream) : cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, row, rows, kind, stream), what);
+}
+
+// What the bus alone will read need not be fetched into caches to be overwritten there: a third less for memory to do. `to` is a multiple of 16.
+void copy_past_caches(std::byte* to, const std::byte* from, size_t bytes) {
+#ifdef __SSE2__
+  size_t i = 0;
+  for (; i + 64 <= bytes; i += 64) {
+    for (size_t j = 0; j < 64; j += 16) _mm_stream_si128(reinterpret_cast<__m128i*>(to + i + j), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i + j)));
+  }
+  std::memcpy(to + i, from + i, bytes - i);
+  _mm_sfence();
+#else
+  std::memcpy(to, from, bytes);
+#endif
 }
 
 }  // namespace
@@ -163,6 +181,8 @@ size_t Device::free_bytes() const {
 }
 
 void Device::wait(cudaEvent_t event) {
+  // A step's answer is waited for awake: a sleep comes to an end 50 to 100 µs late, a twentieth of a small step.
+  constexpr std::chrono::milliseconds kAwake{20};
   Backoff backoff(std::chrono::microseconds(50));
   const auto started = std::chrono::steady_clock::now();
   for (int round = 0;; ++round) {
@@ -172,7 +192,8 @@ void Device::wait(cudaEvent_t event) {
     if (round % 1024 == 1023 && std::chrono::steady_clock::now() - started > kStall) {
       throw Error(Error::stalled, fmt::format("device cuda:{}: its stream has not moved for {} s", index_, kStall.count()));
     }
-    backoff.pause();
+    if (std::chrono::steady_clock::now() - started < kAwake) std::this_thread::yield();
+    else backoff.pause();
   }
 }
 
@@ -181,6 +202,18 @@ Device::Slot& Device::next(std::vector<Slot>& slots, size_t& at) {
   at = (at + 1) % slots.size();
   wait(slot.done);
   return slot;
+}
+
+// One core copies at a fifth of what the bus takes.
+void Device::stage(std::byte* to, const std::byte* from, size_t bytes) {
+  constexpr int64_t kShared = int64_t{1} << 20, kGrain = int64_t{256} << 10;
+  constexpr unsigned kMostCopiers = 8;  // the rest of the machine reads and decodes meanwhile
+  if (static_cast<int64_t>(bytes) < kShared) {
+    std::memcpy(to, from, bytes);
+    return;
+  }
+  if (!copiers_) copiers_ = std::make_unique<cpu::ThreadPool>(static_cast<int>(std::clamp(std::thread::hardware_concurrency() / 2, 1u, kMostCopiers)), /*spin=*/true);
+  copiers_->parallel_for(static_cast<int64_t>(bytes), kGrain, [&](int64_t begin, int64_t end, int) { copy_past_caches(to + begin, from + begin, static_cast<size_t>(end - begin)); });
 }
 
 void Device::upload(std::byte* to, size_t pitch, const std::byte* from, size_t row, size_t rows) {
@@ -195,7 +228,7 @@ void Device::upload(std::byte* to, size_t pitch, const std::byte* from, size_t r
       for (size_t begin = 0; begin < row; begin += kStaging) {
         const size_t bytes = std::min(kStaging, row - begin);
         Slot& slot = next(uploads_, upload_at_);
-        std::memcpy(slot.host, from + r * row + begin, bytes);
+        stage(slot.host, from + r * row + begin, bytes);
         check(cudaMemcpyAsync(to + r * pitch + begin, slot.host, bytes, cudaMemcpyHostToDevice, stream_), "copy to the device");
         check(cudaEventRecord(slot.done, stream_), "an event");
       }
@@ -204,7 +237,7 @@ void Device::upload(std::byte* to, size_t pitch, const std::byte* from, size_t r
     }
     const size_t count = std::min(rows - r, kStaging / row);
     Slot& slot = next(uploads_, upload_at_);
-    std::memcpy(slot.host, from + r * row, count * row);
+    stage(slot.host, from + r * row, count * row);
     copy_rows(to + r * pitch, pitch, slot.host, row, row, count, cudaMemcpyHostToDevice, stream_, "copy to the device");
     check(cudaEventRecord(slot.done, stream_), "an event");
     r += count;

@@ -3,10 +3,12 @@
 #include <cuda_runtime_api.h>
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "backend/thread_pool.hpp"
 #include "backend/cuda/kernels.hpp"
 #include "core/buffer.hpp"
 
@@ -62,6 +64,7 @@ class Device {
   void make();
   void release();
   void wait(cudaEvent_t event);
+  void stage(std::byte* to, const std::byte* from, size_t bytes);
   Slot& next(std::vector<Slot>& slots, size_t& at);
   void check_faults();
 
@@ -74,6 +77,7 @@ class Device {
   std::vector<Slot> uploads_, parameters_;
   size_t upload_at_ = 0, parameter_at_ = 0;
   uint64_t transfers_ = 0;
+  std::unique_ptr<cpu::ThreadPool> copiers_;  // of large uploads, from the first on
 };
 
 }  // namespace dsinfer::cuda
