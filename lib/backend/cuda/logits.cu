@@ -161,6 +161,19 @@ __device__ void take_lowest(Select& shared, const float* logits, int64_t ids, ui
   }
 }
 
+// use(id, logit) for this thread's logits, of which many are asked for at a time.
+template <class Use> __device__ void each_logit(const float* logits, int64_t ids, Use use) {
+  constexpr int kAtOnce = 8;
+  for (int64_t base = threadIdx.x; base < ids; base += kAtOnce * kFinish) {
+    float x[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) x[j] = base + j * kFinish < ids ? __ldg(logits + base + j * kFinish) : 0;
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j)
+      if (base + j * kFinish < ids) use(static_cast<int32_t>(base + j * kFinish), x[j]);
+  }
+}
+
 // The want best of ids logits into shared.sorted, best first, the lower id first on a tie.
 __device__ void select_best(Select& shared, const float* logits, int64_t ids, int32_t want) {
   constexpr int kShift[] = {21, 10, 0}, kBits[] = {11, 11, 10};
@@ -170,10 +183,10 @@ __device__ void select_best(Select& shared, const float* logits, int64_t ids, in
   for (int level = 0; level < 3; ++level) {
     for (int i = threadIdx.x; i < kBins; i += kFinish) shared.bins[i] = 0;
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < ids; i += kFinish) {
-      const uint32_t key = key_of(logits[i]);
+    each_logit(logits, ids, [&](int32_t, float x) {
+      const uint32_t key = key_of(x);
       if ((key & mask) == border) atomicAdd(&shared.bins[key >> kShift[level] & ((1u << kBits[level]) - 1)], 1);
-    }
+    });
     bin = find_bin(shared, need);
     need -= bin.above;
     border |= bin.digit << kShift[level];
@@ -183,10 +196,10 @@ __device__ void select_best(Select& shared, const float* logits, int64_t ids, in
   for (int i = threadIdx.x; i < kMostBest; i += kFinish) shared.sorted[i] = 0;
   if (threadIdx.x == 0) shared.taken = 0;
   __syncthreads();
-  for (int64_t i = threadIdx.x; i < ids; i += kFinish) {
-    const uint32_t key = key_of(logits[i]);
-    if (key > border || (all_equals && key == border)) shared.sorted[atomicAdd(&shared.taken, 1)] = entry_of(key, static_cast<int32_t>(i));
-  }
+  each_logit(logits, ids, [&](int32_t id, float x) {
+    const uint32_t key = key_of(x);
+    if (key > border || (all_equals && key == border)) shared.sorted[atomicAdd(&shared.taken, 1)] = entry_of(key, id);
+  });
   __syncthreads();
   if (!all_equals) take_lowest(shared, logits, ids, border, need);
   // Bitonic sort, falling; what atomics put in any order comes in one. Source: Batcher, "Sorting networks and their applications", 1968.
@@ -206,7 +219,7 @@ __device__ void select_best(Select& shared, const float* logits, int64_t ids, in
   __syncthreads();
 }
 
-__global__ void __launch_bounds__(kFinish) finish_kernel(Survey s) {
+__global__ void __launch_bounds__(kFinish, 1) finish_kernel(Survey s) {
   static_assert(kFinish == kMostBest, "the sort has a thread for each");
   __shared__ Select shared;
   const int64_t row = blockIdx.x;
