@@ -13,6 +13,7 @@
 #include "engine/announcement.hpp"
 #include "engine/answer.hpp"
 #include "model/model.hpp"
+#include "model/step_times.hpp"
 
 namespace dsinfer {
 namespace {
@@ -151,7 +152,9 @@ struct Engine::Impl {
     LogitRows& logits = model.forward(a.scheduled.batch, asks, sampler.id_limit());
     BatchResult result;
     result.step = a.scheduled.batch.step;
+    StepLap lap;
     for (size_t i = 0; i < sampled.size(); ++i) result.choices.push_back(choose(sampled[i], logits, static_cast<int64_t>(i)));
+    lap(&StepTimes::choose);
     const uint64_t took = nanoseconds(Clock::now() - begin), waiting = std::min(took, model.stats().comm_wait_ns - waited_before);
     busy_ns += took - waiting;
     const uint64_t flight = a.flight_ns + took;
@@ -298,6 +301,7 @@ struct Engine::Impl {
   // Hands out as many batches as may be in flight, running this rank's part of each.
   bool send_batches() {
     bool sent = false;
+    StepLap lap;
     while (std::optional<ScheduledBatch> scheduled = scheduler->next()) {
       Announcement a;
       a.scheduled = std::move(*scheduled);
@@ -310,7 +314,9 @@ struct Engine::Impl {
       results_missing[a.scheduled.batch.step] = static_cast<size_t>(model.plan().dp);
       const std::string bytes = a.to_bytes();
       for (int peer = 1; peer < world.size(); ++peer) world.post(peer, bytes);
+      lap(&StepTimes::schedule);
       BatchResult own = execute(a);
+      lap = {};
       if (model.yields_logits()) own_results.push_back(std::move(own));
       waited = {};
       sent = true;
@@ -326,6 +332,7 @@ struct Engine::Impl {
   }
 
   void take_result(const BatchResult& result, std::vector<Event>& events) {
+    StepLap lap;
     waited = {};
     for (const Choice& choice : result.choices) {
       const auto found = answers.find(choice.request);
@@ -336,6 +343,7 @@ struct Engine::Impl {
       if (answer.finished()) forget(found);
       else scheduler->append(choice.request, choice.token);
     }
+    lap(&StepTimes::token);
     size_t& missing = results_missing.at(result.step);
     if (--missing > 0) return;
     results_missing.erase(result.step);

@@ -34,6 +34,6 @@ class Attention {
 };
 
 /// cos and sin of every position and pair: [max_len, dr] f32, angles formed in double.
-std::vector<float> make_rope_table(const ModelConfig& config, int64_t max_len);
+DSINFER_INTERNAL std::vector<float> make_rope_table(const ModelConfig& config, int64_t max_len);
 
 }  // namespace dsinfer

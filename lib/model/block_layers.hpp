@@ -11,10 +11,10 @@
 namespace dsinfer {
 
 /// What a backend is asked for blocks of. `limits`: max_tokens, max_len, cache.
-BlockDims block_dims(const ModelConfig& config, const RankPlan& rank, const ForwardOptions& limits);
+DSINFER_INTERNAL BlockDims block_dims(const ModelConfig& config, const RankPlan& rank, const ForwardOptions& limits);
 
 /// The weights of each layer as blocks take them. Holds references into `weights`, which must outlive it.
-class BlockLayers {
+class DSINFER_INTERNAL BlockLayers {
  public:
   /// Throws Error::unsupported, naming the layer, for weights that the blocks do not take.
   BlockLayers(const ModelConfig& config, const RankPlan& rank, const WeightSet& weights, const Blocks& blocks);

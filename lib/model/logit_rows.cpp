@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "model/step_times.hpp"
+
 namespace dsinfer {
 
 LogitRows::LogitRows(Backend& backend, int64_t max_rows) : backend_(&backend), max_rows_(max_rows), memory_(backend.allocate(static_cast<size_t>(room_bytes(max_rows)))) {
@@ -14,6 +16,7 @@ LogitRows::LogitRows(Backend& backend, int64_t max_rows) : backend_(&backend), m
 bool LogitRows::survey(TensorView logits, std::span<const LogitAsk> asks, int64_t id_limit) {
   const auto rows = static_cast<int64_t>(asks.size());
   if (!backend_ || rows == 0 || rows > max_rows_ || rows != logits.dim(0)) return false;
+  StepLap lap;
   std::vector<LogitAsk> sent(asks.begin(), asks.end());
   uint16_t best = 0;
   int sums = 0;
@@ -31,8 +34,10 @@ bool LogitRows::survey(TensorView logits, std::span<const LogitAsk> asks, int64_
   words_ = survey_words(best);
   const TensorView answers(answers_.data, DType::i32, {rows, words_}, answers_.place);
   if (!backend_->survey_logits(answers, logits, asks_.rows(0, rows), id_limit, sums)) return false;
+  lap(&StepTimes::head);
   host_.resize(static_cast<size_t>(rows * words_));
   backend_->copy(TensorView::of(host_.data(), {rows, words_}), answers);
+  lap(&StepTimes::answer);
   asked_.resize(asks.size());
   for (size_t i = 0; i < asks.size(); ++i) asked_[i] = asks[i].best;
   logits_ = logits;

@@ -11,6 +11,7 @@
 #include "model/handshake.hpp"
 #include "model/host_side.hpp"
 #include "model/moe.hpp"
+#include "model/step_times.hpp"
 #include "weights/loader.hpp"
 
 namespace dsinfer {
@@ -308,6 +309,7 @@ struct Model::Impl {
 
   // Final norm and head of the wanted rows, max_sequences at a time; the vocabulary's slices are joined on tp rank 0's host. No tensor where `asks` is answered in its place.
   TensorView run_head(const BatchPart& part, std::span<const LogitAsk> asks, int64_t id_limit) {
+    StepLap lap;
     logit_answers.hold({});
     std::vector<int32_t> wanted;
     int32_t first = 0;
@@ -326,6 +328,7 @@ struct Model::Impl {
       backend->gather_rows(x, ws->x.rows(0, first), ws->logit_rows.rows(0, n));
       backend->rms_norm(x, x, final_norm, static_cast<float>(config.rms_norm_eps));
       if (!blocks || !blocks->head(logits, x, *head)) backend->linear(logits, x, *head);
+      lap(&StepTimes::head);
       if (rank.tp == 1 && n == count && logit_answers.survey(logits, asks, id_limit)) return {};
       if (rank.tp_rank == 0) host_logits.resize(static_cast<size_t>(count * config.vocab_size));
       TensorView all(ws->logits_all.data, DType::f32, {rank.tp, n, slice}, ws->logits_all.place);
@@ -351,6 +354,7 @@ struct Model::Impl {
   }
 
   TensorView forward(const Batch& batch, std::span<const LogitAsk> asks, int64_t id_limit) {
+    StepLap lap;
     const StepRows step = prepare(batch.parts.at(static_cast<size_t>(rank.dp_rank)));
     const TensorView x = ws->x.rows(0, step.rows);
     if (rank.first_stage) {
@@ -360,6 +364,7 @@ struct Model::Impl {
       groups.pp->recv(x, rank.pp_rank - 1, backend->stream());
     }
     if (fault.rank == world.rank() && batch.step == fault.step) throw Error(Error::internal, "injected by DSINFER_FAULT");
+    lap(&StepTimes::copy_in);
     bool ran = false;
     prefill = prefill_segments(*step.part);
     const LengthClass length = length_class(*step.part, options.max_len);
@@ -368,6 +373,7 @@ struct Model::Impl {
       if (blocks) run_blocks(step, length.longest);
       else run_layers(step);
     });
+    lap(&StepTimes::launch);
     // A replay runs none of our code; where a host takes part in the experts, nothing is replayed.
     if (!ran) stats.expert_rows_computed += static_cast<uint64_t>(moe_layers * context->counted_rows * config.num_experts_per_tok);
     ++stats.steps;
