@@ -19,6 +19,16 @@ GateOptions gate() {
   return g;
 }
 
+/// The absorbed copies of kv_b [heads · 256, 512]: keys [heads, 512, 128], values [heads, 128, 512].
+__global__ void absorb_kernel(bf16* keys, bf16* values, const __nv_fp8_e4m3* kv_b, const float* scale) {
+  const int row = blockIdx.x, head = row / 256, d = row % 256;
+  for (int r = threadIdx.x; r < kLatent; r += blockDim.x) {
+    const float w = float(kv_b[size_t(row) * kLatent + r]) * scale[row / 128 * (kLatent / 128) + r / 128];
+    if (d < 128) keys[(size_t(head) * kLatent + r) * 128 + d] = bf16(w);
+    else values[(size_t(head) * 128 + d - 128) * kLatent + r] = bf16(w);
+  }
+}
+
 /// One layer of each kind on the device, and the blocks for it.
 class Layer {
  public:
@@ -31,6 +41,8 @@ class Layer {
     if (!blocks) return;
     attention = {norm(H), norm(kQRank), norm(kLatent), fp8(kQRank + kLatent + kRope, H), fp8(kHeads * 192, kQRank), fp8(kHeads * 256, kLatent),
                  heads(kHeads, kLatent, 128), heads(kHeads, 128, kLatent), fp8(H, kHeads * 128)};
+    absorb_kernel<<<unsigned(kHeads * 256), 128>>>(reinterpret_cast<bf16*>(attention.key_up->data.data), reinterpret_cast<bf16*>(attention.value_up->data.data),
+                                                   reinterpret_cast<const __nv_fp8_e4m3*>(attention.kv_b->data.data), attention.kv_b->scale.as<float>());
     mlp = {norm(H), fp8(2 * kDense, H), fp8(H, kDense)};
     experts_gate_up = stack(2 * kInner, H), experts_down = stack(H, kInner);
     moe = {norm(H), filled<float>({kExperts}, 0.1f), halves(kExperts, H), experts_gate_up, experts_down, fp8(2 * kInner, H), fp8(H, kInner)};
@@ -254,17 +266,18 @@ std::unique_ptr<Layer> HopperBlocks::layer_;
 
 // Both quantise the same activations to E4M3, ours from bf16: a few of a hundred of these land on the neighbouring value, of which E4M3's lie 6 % apart.
 // Attention's outputs are small beside what they are summed of, so that the same differences weigh more.
-constexpr double kTolerance = 0.03, kAttentionTolerance = 0.06;
+// Segments of many rows expand keys and values from latents that are quantised for kv_b first; the fine operations here do not.
+constexpr double kTolerance = 0.03, kAttentionTolerance = 0.06, kExpandedTolerance = 0.1;
 
 TEST_F(HopperBlocks, AttentionIsThatOfTheFineOperations) {
-  for (const Step& s : {decode_step(1), decode_step(13), mixed_step(3, 70, 150), mixed_step(0, 200, 0)}) {
+  for (const Step& s : {decode_step(1), decode_step(13), mixed_step(3, 70, 150), mixed_step(0, 200, 0), mixed_step(2, 130, 128), mixed_step(0, 300, 77)}) {
     const TensorView x = residual(s.rows()), y = copy_of(x);
     const auto before = layer().take(x);
     const CacheView ours = cache(), theirs = copy(ours);
     const auto found = by_blocks(s, x, [&] { layer().blocks->attention(layer().attention, ours); });
     plain_attention(s, y, theirs);
     const auto errors = row_errors(found, layer().take(y), before, s.rows());
-    EXPECT_LT(*std::max_element(errors.begin(), errors.end()), kAttentionTolerance) << s.rows() << " rows, " << s.decode << " of them decode";
+    EXPECT_LT(*std::max_element(errors.begin(), errors.end()), s.rows() - s.decode < 128 ? kAttentionTolerance : kExpandedTolerance) << s.rows() << " rows, " << s.decode << " of them decode";
     EXPECT_LT(test::relative_error(layer().take(ours.data), layer().take(theirs.data)), kTolerance);
   }
 }

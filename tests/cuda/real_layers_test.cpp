@@ -34,7 +34,7 @@ class RealLayers : public testing::Test {
     o.w8a8 = true;
     o.cache = cache;
     o.max_len = 512;
-    o.max_tokens = 128;
+    o.max_tokens = 256;
     o.max_sequences = 8;
     return o;
   }
@@ -68,8 +68,8 @@ class RealLayers : public testing::Test {
       for (ForwardSequence& s : all) ++s.position;
     }
     ForwardSequence late = sequence(kSequences, forward.page_size());
-    for (int32_t i = 0; i < 40; ++i) late.tokens.push_back(i * 111 % 8192);
-    late.logit_rows = {5, 39};
+    for (int32_t i = 0; i < 200; ++i) late.tokens.push_back(i * 111 % 8192);  // many rows: keys and values are expanded
+    for (int32_t i = 5; i < 200; i += 10) late.logit_rows.push_back(i);
     all.push_back(late);
     run(all);
     return rows;

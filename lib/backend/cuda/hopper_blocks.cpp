@@ -5,6 +5,7 @@
 #include "backend/backend.hpp"
 #include "backend/cuda/device.hpp"
 #include "backend/cuda/hopper/edges.hpp"
+#include "backend/cuda/hopper/prefill.hpp"
 #include "backend/cuda/hopper_room.hpp"
 
 namespace dsinfer::cuda {
@@ -245,7 +246,31 @@ void HopperBlocks::attend_slice(const AttentionWeights& w, const CacheView& cach
         "expand_values");
 }
 
-bool HopperBlocks::attend_expanded(const AttentionWeights&, const CacheView&, const BlockSegment&) { return false; }
+// Keys and values of all heads are made anew from the latents, which pays for chunks of many rows.
+bool HopperBlocks::attend_expanded(const AttentionWeights& w, const CacheView& cache, const BlockSegment& segment) {
+  constexpr int64_t kFewestRows = 128;  // absorbed, a row and key cost 278,000 operations; expanded 82,000, and 33.5 million a key: equal at 171 rows, but without slices
+  const int64_t keys = segment.position + segment.rows, first = segment.first_row, end = first + segment.rows;
+  if (segment.rows < kFewestRows || keys > room_->expanded_keys) return false;
+  const HopperRoom& r = *room_;
+  hopper::PrefillSegment s{};
+  s.o = bytes_of(r.o8.rows(first, end));
+  s.o_scale = floats(r.o8_scale.rows(first, end));
+  s.q_b = halves(r.q_b.rows(first, end));
+  s.cache = cache.data.data;
+  s.block_table = pages_of(first);
+  s.positions = positions() + first;
+  s.rope = floats(step_.rope_table);
+  s.kv_b = fp8(*w.kv_b);
+  s.work = r.expand_work.data;
+  s.tokens = small(segment.rows);
+  s.heads = small(d_.heads);
+  s.q_first = small(segment.position);
+  s.scale = d_.softmax_scale;
+  s.ue8m0 = ue8m0_;
+  s.format = format();
+  start(hopper::prefill_segment(s, stream()), "prefill_segment");
+  return true;
+}
 
 void HopperBlocks::mlp(const MlpWeights& w) {
   if (rows() == 0) return;

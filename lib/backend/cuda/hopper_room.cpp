@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "backend/cuda/hopper/prefill.hpp"
+
 namespace dsinfer::cuda {
 namespace {
 
@@ -51,7 +53,7 @@ HopperRoom::HopperRoom(Arena& arena, const BlockDims& d) {
   u = arena.take(DType::bf16, {attend_rows, d.heads, d.kv_lora_rank});
   attend_work = bytes(attend_bytes(attend_rows, d.heads, d.max_len));
   arena.rewind(work);
-  expand_work = bytes(0);
+  expand_work = bytes(hopper::prefill_workspace(expanded_keys, static_cast<int>(d.heads)));
 
   arena.rewind(shared);
   const int64_t k = d.gate.top_k, positions = d.moe_layers ? moe_rows * (k + 1) : 0;
