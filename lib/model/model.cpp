@@ -122,7 +122,7 @@ struct Model::Impl {
                                                   world.size()));
     }
     backend = make_backend(options.device, backend_options);
-    if (options.cache != CacheFormat::f32) blocks = backend->make_blocks(block_dims(config, rank, options));
+    blocks = backend->make_blocks(block_dims(config, rank, options));
     if (blocks) {
       use_blocks();
     } else if (options.cache == CacheFormat::fp8) {

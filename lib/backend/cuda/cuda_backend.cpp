@@ -131,7 +131,16 @@ int64_t CudaBackend::padded_rows(int64_t rows) const {
 std::unique_ptr<Blocks> CudaBackend::make_blocks(const BlockDims& dims) {
   if (arithmetic_ != Arithmetic::w8a8) return nullptr;
   const cuda::Current current(device_.index());
-  return cuda::make_hopper_blocks(device_, dims, ue8m0_);
+  std::unique_ptr<Blocks> blocks = cuda::make_hopper_blocks(device_, dims, ue8m0_);
+  if (!blocks && dims.block_rows > 0) reserve_quantised(dims);
+  return blocks;
+}
+
+// Room for the widest activations that a step of so many rows quantises, before anybody asks what memory is left.
+void CudaBackend::reserve_quantised(const BlockDims& d) {
+  const int64_t row = std::max({d.hidden, d.q_lora_rank, d.heads * d.value, d.dense_inter, d.shared_inter, std::min(d.gate.top_k, d.own_experts) * d.moe_inter});
+  const auto bytes = static_cast<size_t>(d.max_tokens * row) * sizeof(float);
+  if (quantised_.empty() && bytes > 0 && bytes <= device_.free_bytes()) quantised_.push_back(device_.allocate(bytes));
 }
 
 Buffer CudaBackend::allocate(size_t bytes) {

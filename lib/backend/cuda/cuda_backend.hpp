@@ -61,6 +61,7 @@ class CudaBackend final : public Backend {
     Buffer device;
   };
   TensorView activations(TensorView x, const Weight& w);
+  void reserve_quantised(const BlockDims& dims);
   const cuda::LinearWeight* table_of(std::span<const Weight> experts);
   void expert_product(TensorView out, TensorView x, std::span<const Weight> experts, const cuda::Pairs& pairs, const int32_t* gather);
 
