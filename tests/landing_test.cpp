@@ -71,6 +71,52 @@ TEST_F(LandingTest, GateAndUpAndTheTwoLatentProjectionsLieBackToBack) {
   }
 }
 
+// By number, not in the order of the file's names, where 10 stands before 2.
+TEST_F(LandingTest, TheExpertsOfALayerLieOneBehindAnother) {
+  nlohmann::json changes = fp8_change(16);
+  changes["n_routed_experts"] = 16;
+  write(changes);
+  const WeightSet set = feed(folder_, config_, solve(config_, PlanRequest::parse("", 1)).rank(0), *backend_, WeightFormat::as_stored, 3);
+  const auto expect_behind = [](const TensorView& one, const TensorView& next) {
+    EXPECT_EQ(next.data - one.data, static_cast<int64_t>(Arena::aligned(static_cast<size_t>(one.bytes()))));
+  };
+  for (int e = 0; e + 1 < 16; ++e) {
+    const auto name = [](int expert, const char* kind) { return "model.layers.1.mlp.experts." + std::to_string(expert) + kind; };
+    const Weight *one = set.fused(name(e, ".gate_proj.weight")), *next = set.fused(name(e + 1, ".gate_proj.weight"));
+    ASSERT_TRUE(one && next);
+    const Weight &down = set.matrix(name(e, ".down_proj.weight")), &next_down = set.matrix(name(e + 1, ".down_proj.weight"));
+    expect_behind(one->data, next->data), expect_behind(one->scale, next->scale);
+    expect_behind(down.data, next_down.data), expect_behind(down.scale, next_down.scale);
+  }
+}
+
+TEST_F(LandingTest, AbsorbedCopiesInBf16AreTheF32OnesRounded) {
+  write(fp8_change(16));
+  const auto world = single_world();
+  const Plan plan = solve(config_, PlanRequest::parse("", 1));
+  LoadOptions halves;
+  halves.absorbed_bf16 = true;
+  const LoadedWeights whole = load(*world, folder_, plan), rounded = load(*world, folder_, plan, halves);
+  const auto a = whole.tensors(), b = rounded.tensors();
+  ASSERT_EQ(a.size(), b.size());
+  int64_t saved = 0, seen = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    ASSERT_EQ(a[i].name, b[i].name);
+    ASSERT_EQ(a[i].shape, b[i].shape);
+    if (!a[i].name.ends_with("#key_up") && !a[i].name.ends_with("#value_up")) { EXPECT_EQ(a[i].dtype, b[i].dtype); continue; }
+    EXPECT_EQ(a[i].dtype, "F32");
+    EXPECT_EQ(b[i].dtype, "BF16");
+    const int64_t count = a[i].shape[0] * a[i].shape[1] * a[i].shape[2];
+    const auto* values = reinterpret_cast<const float*>(a[i].data);
+    const auto* bits = reinterpret_cast<const uint16_t*>(b[i].data);
+    for (int64_t j = 0; j < count; ++j) ASSERT_EQ(bits[j], f32_to_bf16(values[j])) << a[i].name << " " << j;
+    saved += 2 * count;
+    ++seen;
+  }
+  EXPECT_EQ(seen, 4);
+  EXPECT_EQ(rounded.report().bytes_held, whole.report().bytes_held - saved);
+}
+
 // Half a block of gate and half of up would share a scale.
 TEST_F(LandingTest, FusesFp8OnlyWhereTheFirstEndsOnABlocksEdge) {
   nlohmann::json changes = fp8_change(32);

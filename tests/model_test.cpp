@@ -2,6 +2,7 @@
 
 #include "core/bytes.hpp"
 #include "model/batch.hpp"
+#include "model/block_layers.hpp"
 #include "model/moe.hpp"
 
 namespace dsinfer {
@@ -21,6 +22,32 @@ TEST(Batch, SurvivesTheTripBetweenRanks) {
   EXPECT_EQ(copy.parts[1].segments[1].logit_rows, (std::vector<int32_t>{1, 2}));
   EXPECT_TRUE(copy.parts[2].segments.empty());
   for (size_t cut = 0; cut < bytes.size(); ++cut) EXPECT_THROW(Batch::from_bytes(std::string_view(bytes).substr(0, cut)), Error) << cut;
+}
+
+TEST(BlockLayers, LengthsFallIntoClassesOfPowersOfTwo) {
+  BatchPart part;
+  EXPECT_EQ(length_class(part, 5000).longest, 1024);
+  part.segments = {{1022, 1, true, {}, {}}, {7, 1, true, {}, {}}};
+  EXPECT_EQ(length_class(part, 5000).longest, 1024);
+  EXPECT_EQ(length_class(part, 5000).number, 0);
+  EXPECT_EQ(length_class(part, 600).longest, 600);
+  part.segments.push_back({1000, 25, false, {}, {}});
+  EXPECT_EQ(length_class(part, 5000).longest, 2048);
+  EXPECT_EQ(length_class(part, 5000).number, 1);
+  part.segments[1].position = 4500;
+  EXPECT_EQ(length_class(part, 5000).longest, 5000);
+  EXPECT_EQ(length_class(part, 5000).number, 3);
+}
+
+TEST(BlockLayers, SegmentsThatAreNoDecodeRowsKeepTheirPlaceInTheStep) {
+  BatchPart part;
+  part.segments = {{100, 1, true, {}, {}}, {9, 2, true, {}, {}}, {0, 3, false, {}, {}}, {64, 5, false, {}, {}}};
+  const auto segments = prefill_segments(part);
+  ASSERT_EQ(segments.size(), 2u);
+  EXPECT_EQ(segments[0].first_row, 3);
+  EXPECT_EQ(segments[0].rows, 3);
+  EXPECT_EQ(segments[1].first_row, 6);
+  EXPECT_EQ(segments[1].position, 64);
 }
 
 TEST(GateOptions, ScaleAndNormaliseAsEachFamilyDoes) {

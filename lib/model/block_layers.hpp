@@ -32,13 +32,13 @@ class DSINFER_INTERNAL BlockLayers {
 };
 
 /// The rows of a part that are not decode rows. They come after those.
-std::vector<BlockSegment> prefill_segments(const BatchPart& part);
+DSINFER_INTERNAL std::vector<BlockSegment> prefill_segments(const BatchPart& part);
 
 /// A bound of the longest sequence of a part that few different parts have: a power of two from 1,024 on, or max_len; and its number among these.
 struct LengthClass {
   int64_t longest = 0;
   int number = 0;
 };
-LengthClass length_class(const BatchPart& part, int64_t max_len);
+DSINFER_INTERNAL LengthClass length_class(const BatchPart& part, int64_t max_len);
 
 }  // namespace dsinfer
