@@ -1,5 +1,6 @@
 /// One decoder layer of DeepSeek-V3 on one Hopper GPU, MoE (all 256 experts) and dense, as a captured chain and part by part, beside its
-/// floors and peers. bench_layer [--out FILE.json] [--short]: --short leaves out 32k and batch 8.
+/// floors and peers, for decode steps and for a prefill chunk. bench_layer [--out FILE.json] [--short] [--prefill]: --short leaves out 32k
+/// and batch 8, --prefill all decode steps.
 #include <cmath>
 #include <cstring>
 #include <ctime>
@@ -7,6 +8,7 @@
 
 #include "layer_chain.cuh"
 #include "layer_peers.hpp"
+#include "layer_prefill.cuh"
 
 namespace dsinfer::bench {
 namespace {
@@ -173,8 +175,64 @@ struct Bench {
   }
 };
 
-void run(const char* out_path, bool brief) {
-  const int64_t pool_pages = brief ? 10000 : 66000;
+/// The residual after two layers, eager and replayed, from the same start: the same bits?
+bool same_in_a_graph(const ChunkChain& c, bool moe) {
+  std::vector<float> results[2];
+  for (std::vector<float>& result : results) {
+    c.start_values();
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t replay = nullptr;
+    const bool captured = &result == &results[1];
+    if (captured) BENCH_CUDA(cudaStreamBeginCapture(c.stream, cudaStreamCaptureModeThreadLocal));
+    c.layer(moe), c.layer(moe);
+    if (captured) {
+      BENCH_CUDA(cudaStreamEndCapture(c.stream, &graph));
+      BENCH_CUDA(cudaGraphInstantiate(&replay, graph, 0));
+      BENCH_CUDA(cudaGraphLaunch(replay, c.stream));
+    }
+    BENCH_CUDA(cudaStreamSynchronize(c.stream));
+    result.resize(size_t(kChunk) * kHidden);
+    BENCH_CUDA(cudaMemcpy(result.data(), c.a.residual, result.size() * sizeof(float), cudaMemcpyDeviceToHost));
+    if (captured) cudaGraphExecDestroy(replay), cudaGraphDestroy(graph);
+  }
+  for (const float v : results[0])
+    if (!std::isfinite(v)) return false;
+  return results[0] == results[1];
+}
+
+void run_prefill(const Bench& bench, std::FILE* out) {
+  constexpr double kFp8Rate = 1460e12;  // cuBLASLt's burst on an H100, per-tensor FP8
+  const ChunkActivations a;
+  const ChunkChain chain{bench.w, a, bench.cache, bench.stream};
+  BENCH_CUDA(cudaDeviceSynchronize());
+  for (const bool moe : {true, false}) {
+    const bool same = same_in_a_graph(chain, moe);
+    chain.start_values();
+    const double total = graph_us(bench.stream, 2, [&](int) { chain.layer(moe); });
+    double sum = 0, floors = 0;
+    std::string rows;
+    for (const ChunkChain::Part& p : chain.parts(moe)) {
+      const double us = graph_us(bench.stream, 3, [&](int) { p.call(); });
+      const double floor_us =
+          std::max({p.bytes / bench.read_gbs / 1e3, p.fp8_flops / kFp8Rate * 1e6, p.bf16_flops / Bench::kBf16Rate * 1e6});
+      sum += us, floors += floor_us;
+      char line[256];
+      std::snprintf(line, sizeof line, "%s\n  {\"name\": \"%s\", \"us\": %.2f, \"floor_us\": %.2f, \"peer_us\": %.2f}",
+                    rows.empty() ? "" : ",", p.name, us, floor_us, p.peer_us * kAnchorReadGbs / bench.read_gbs);
+      rows += line;
+      std::printf("  %-40s %8.1f us (floor %.1f, peer %.1f)\n", p.name, us, floor_us, p.peer_us * kAnchorReadGbs / bench.read_gbs);
+    }
+    std::printf("%s prefill of %d: %.1f us a layer (parts alone %.1f, floor %.1f: %.2f), graph %s eager\n", moe ? "MoE  " : "dense", kChunk,
+                total, sum, floors, floors / total, same ? "equals" : "DIFFERS FROM");
+    std::fflush(stdout);
+    std::fprintf(out,
+                 "%s\n{\"layer\": \"%s\", \"tokens\": %d, \"graph_equals_eager\": %s, \"us\": %.2f, \"floor_us\": %.2f, \"parts\": [%s]}",
+                 moe ? "" : ",", moe ? "moe" : "dense", kChunk, same ? "true" : "false", total, floors, rows.c_str());
+  }
+}
+
+void run(const char* out_path, bool brief, bool prefill_alone) {
+  const int64_t pool_pages = brief || prefill_alone ? 10000 : 66000;
   const size_t page = size_t(64) * kLatentRow;
   Bench bench{.w = {}, .a = {}, .cache = random_array<bf16>(size_t(pool_pages) * page, 41, 0.5f), .pool_pages = pool_pages};
   BENCH_CUDA(cudaStreamCreate(&bench.stream));
@@ -204,7 +262,7 @@ void run(const char* out_path, bool brief) {
   for (const bool moe : {true, false})
     for (const int kv : {1024, 4096, 32768})
       for (const int tokens : {1, 8, 32, 128}) {
-        if (brief && (kv > 4096 || tokens == 8 || (kv > 1024 && tokens > 32))) continue;
+        if (prefill_alone || (brief && (kv > 4096 || tokens == 8 || (kv > 1024 && tokens > 32)))) continue;
         if (!moe && kv != 1024) continue;                                       // the dense layer differs in its MLP alone
         const int64_t room = bench.pool_pages / (int64_t(tokens) * (kv / 64));  // repeats share no page: each would find what another wrote
         const Batch batch(tokens, kv, int(std::min<int64_t>(tokens <= 8 ? 6 : 3, room)), bench.pool_pages, uint64_t(tokens * 7 + kv));
@@ -231,6 +289,8 @@ void run(const char* out_path, bool brief) {
                        parts[i].peer_us * kAnchorReadGbs / bench.read_gbs);
         std::fprintf(out, "]}");
       }
+  std::fprintf(out, "\n], \"prefill\": [");
+  run_prefill(bench, out);
   std::fprintf(out, "\n]}\n");
   std::fclose(out);
 }
@@ -240,16 +300,18 @@ void run(const char* out_path, bool brief) {
 
 int main(int argc, char** argv) {
   const char* out = "layer.json";
-  bool brief = false;
+  bool brief = false, prefill_alone = false;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--out") == 0 && i + 1 < argc)
       out = argv[++i];
     else if (std::strcmp(argv[i], "--short") == 0)
       brief = true;
+    else if (std::strcmp(argv[i], "--prefill") == 0)
+      prefill_alone = true;
     else
-      return std::fprintf(stderr, "usage: bench_layer [--out FILE.json] [--short]\n"), 2;
+      return std::fprintf(stderr, "usage: bench_layer [--out FILE.json] [--short] [--prefill]\n"), 2;
   }
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) return std::printf("no GPU: skipped\n"), 0;
-  dsinfer::bench::run(out, brief);
+  dsinfer::bench::run(out, brief, prefill_alone);
 }

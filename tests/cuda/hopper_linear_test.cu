@@ -2,7 +2,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "backend/cuda/hopper/hopper.hpp"
+#include "backend/cuda/hopper/prefill.hpp"
 #include "device_data.cuh"
 
 namespace dsinfer {
@@ -112,6 +112,17 @@ TEST_P(HopperExperts, GateUpAndDownEqualDoublePrecision) {
   Device<bf16> h(size_t(positions) * inner), y(size_t(positions) * hidden);
   ASSERT_CUDA(hopper::grouped_gate_up(h, {bytes(x), x_scale}, {bytes(gu), gu_scale}, gu_shared, routed, tokens, options, 2 * inner, hidden,
                                       nullptr));
+  if (tokens > 512) {
+    Device<uint8_t> sorted(size_t(positions) * hidden);
+    Device<float> sorted_scale(size_t(positions) * hb);
+    Device<bf16> again(size_t(positions) * inner);
+    ASSERT_CUDA(hopper::sort_rows(sorted, sorted_scale, {bytes(x), x_scale}, routed, tokens, options, hidden, nullptr));
+    ASSERT_CUDA(hopper::grouped_gate_up_sorted(again, {sorted, sorted_scale}, {bytes(gu), gu_scale}, gu_shared, routed, tokens, options,
+                                               2 * inner, hidden, nullptr));
+    ASSERT_CUDA(cudaDeviceSynchronize());
+    const auto gathered = h.host(), from_sorted = again.host();
+    EXPECT_EQ(0, std::memcmp(gathered.data(), from_sorted.data(), gathered.size() * sizeof(bf16)));
+  }
   ASSERT_CUDA(hopper::quantise(bytes(h8), h_scale, h, positions, inner, false, nullptr));
   ASSERT_CUDA(hopper::grouped_down(y, {bytes(h8), h_scale}, {bytes(down), down_scale}, down_shared, routed, tokens, options, hidden, inner,
                                    nullptr));

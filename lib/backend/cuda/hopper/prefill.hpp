@@ -5,6 +5,14 @@
 
 namespace dsinfer::hopper {
 
+/// Rows of x [T, K] in the order of positions: sorted [T · (top_k + 1), K], sorted_scale [·, K/128]. What no pair goes to is left alone.
+cudaError_t sort_rows(uint8_t* sorted, float* sorted_scale, Fp8Rows x, const Routed& routed, int tokens, const RouteOptions& options, int k,
+                      cudaStream_t stream);
+/// grouped_gate_up of sorted rows, the same bits; for more than 512 tokens (fewer: cudaErrorInvalidValue). Sorting costs a pass over the
+/// rows, gathering them in the product more: of 4096 tokens and 256 experts 3.2 instead of 3.3 ms.
+cudaError_t grouped_gate_up_sorted(bf16* h, Fp8Rows sorted, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens,
+                                   const RouteOptions& options, int n, int k, cudaStream_t stream);
+
 /// Rotates channels 128 … 191 of every head of q_b [T, heads, 192], in place. rope as in Latent; positions [T], those below 0 are left
 /// alone.
 cudaError_t rotate_queries(bf16* q_b, const float* rope, const int* positions, int tokens, int heads, cudaStream_t stream);
