@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 
 #include "core/wait.hpp"
 #include "dsinfer/error.hpp"
 #include "storage/local_file.hpp"
+#include "weights/dummy_storage.hpp"
 #include "weights/loader.hpp"
 
 namespace dsinfer {
@@ -16,12 +18,14 @@ namespace {
 constexpr int64_t kLongPart = int64_t{64} << 10;  // read to its place by itself; shorter ones come together
 constexpr int64_t kBypass = int64_t{1} << 20;     // from here on, reading past the page cache pays for its alignment
 
-// Reads in flight: enough for a fast array from one rank; many ranks of a node share them out.
+// Reads in flight: enough for a fast array from one rank; many ranks of a node share them out. Weights that are made up take a core each: half of the cores, and the bytes
+// are still in caches when they go on (on 16 cores to an H100, 61.9 GB in 2.1 s with 8 at once, 3.0 s with 32).
 int depth_of(const LoadTask& task) {
   if (task.options.depth > 0) return task.options.depth;
+  const int at_once = is_dummy(task.checkpoint.storage()) ? std::max(1, static_cast<int>(std::thread::hardware_concurrency() / 2)) : 32;
   const std::vector<int>& nodes = task.reads.node_of;
   const auto ranks = std::count(nodes.begin(), nodes.end(), nodes[static_cast<size_t>(task.world.rank())]);
-  return std::max<int>(4, 32 / static_cast<int>(ranks));
+  return std::max<int>(4, at_once / static_cast<int>(ranks));
 }
 
 bool remote(const LoadTask& task) {
