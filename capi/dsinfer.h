@@ -368,6 +368,9 @@ typedef struct dsinfer_forward dsinfer_forward;
 /* Told while weights are loaded, on the thread that loads. Return 0 to go on, anything else to cancel: all ranks get CANCELLED. */
 typedef int32_t (*dsinfer_progress_callback)(void* user, int64_t bytes_done, int64_t bytes_total);
 
+/* AUTOMATIC: F32, or BF16 where a GPU has kernels made for the model's dimensions. FP8: UNSUPPORTED where it has none. */
+enum { DSINFER_CACHE_AUTOMATIC = 0, DSINFER_CACHE_F32 = 1, DSINFER_CACHE_BF16 = 2, DSINFER_CACHE_FP8 = 3 };
+
 typedef struct dsinfer_forward_options {
   uint64_t struct_size;
   const char* model;        /* folder with config.json and safetensors, or a URL; required */
@@ -378,13 +381,15 @@ typedef struct dsinfer_forward_options {
   int64_t max_tokens;       /* most rows of one dp rank in one step; 0: 512 */
   int64_t max_sequences;    /* most sequences of one dp rank in one step; 0: 64 */
   int64_t max_len;          /* longest sequence; 0: as the model */
-  int64_t page_size;        /* positions in a cache page; 0: 16 */
+  int64_t page_size;        /* positions in a cache page; 0: 16. 64 whatever stands here where a GPU has kernels made for the model's dimensions */
   int64_t num_pages;        /* cache pages of each dp rank; 0: as the others want, within memory */
   dsinfer_progress_callback progress; /* may be NULL */
   void* progress_user;
   const dsinfer_load_options* load; /* how weights are read and what they are held as; NULL: the usual. Its device is not looked at */
+  int32_t cache;            /* DSINFER_CACHE_…: what the latent cache is held as */
+  int32_t reserved;         /* 0 */
 } dsinfer_forward_options;
-#define DSINFER_FORWARD_OPTIONS_INIT {sizeof(dsinfer_forward_options), NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL}
+#define DSINFER_FORWARD_OPTIONS_INIT {sizeof(dsinfer_forward_options), NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, 0, 0}
 
 /* Loads the model. The world stays alive as long as needed, its handle may go. Collective. */
 DSINFER_CAPI dsinfer_status dsinfer_forward_create(dsinfer_world* world, const dsinfer_forward_options* options, dsinfer_forward** forward);

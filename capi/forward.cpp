@@ -4,6 +4,9 @@
 using namespace dsinfer;
 using namespace dsinfer::capi;
 
+static_assert(DSINFER_CACHE_AUTOMATIC == static_cast<int>(CacheFormat::automatic) && DSINFER_CACHE_F32 == static_cast<int>(CacheFormat::f32) &&
+              DSINFER_CACHE_BF16 == static_cast<int>(CacheFormat::bf16) && DSINFER_CACHE_FP8 == static_cast<int>(CacheFormat::fp8));
+
 struct dsinfer_forward {
   std::shared_ptr<HeldWorld> world;  // before impl: goes after it
   Forward impl;
@@ -26,6 +29,8 @@ ForwardOptions dsinfer::capi::forward_options(const dsinfer_forward_options* giv
     options.progress = [call = o.progress, user = o.progress_user](const LoadProgress& p) { return call(user, p.bytes_done, p.bytes_total) == 0; };
   }
   options.load = load_options(o.load);
+  options.cache = enum_of(o.cache, CacheFormat::fp8, "forward options: cache");
+  if (o.reserved) throw Error(Error::invalid_argument, "forward options: reserved is " + std::to_string(o.reserved) + ", expected 0");
   return options;
 }
 

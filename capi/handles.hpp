@@ -78,6 +78,12 @@ T read_struct(const T* given, size_t first, const char* name) {
   std::memcpy(&copy, given, static_cast<size_t>(given->struct_size < sizeof(T) ? given->struct_size : sizeof(T)));
   return copy;
 }
+/// Throws invalid_argument for a number that is none of the enumeration's.
+template <class Enum> Enum enum_of(int32_t value, Enum last, const char* name) {
+  if (value < 0 || value > static_cast<int32_t>(last))
+    throw Error(Error::invalid_argument, std::string(name) + " is " + std::to_string(value) + ", expected 0 to " + std::to_string(static_cast<int32_t>(last)));
+  return static_cast<Enum>(value);
+}
 /// Fills the caller's struct as far as its header knew it.
 template <class T>
 void write_struct(T* out, T value, size_t first, const char* name) {

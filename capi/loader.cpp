@@ -25,12 +25,6 @@ static_assert(DSINFER_READ_AUTOMATIC == static_cast<int>(ReadMethod::automatic) 
               DSINFER_READ_MMAP == static_cast<int>(ReadMethod::mmap));
 static_assert(DSINFER_VERIFY_QUICK == static_cast<int>(VerifyDepth::quick) && DSINFER_VERIFY_FULL == static_cast<int>(VerifyDepth::full));
 
-template <class Enum> Enum enum_of(int32_t value, Enum last, const char* name) {
-  if (value < 0 || value > static_cast<int32_t>(last))
-    throw Error(Error::invalid_argument, std::string(name) + " is " + std::to_string(value) + ", expected 0 to " + std::to_string(static_cast<int32_t>(last)));
-  return static_cast<Enum>(value);
-}
-
 ProgressCallback progress_of(dsinfer_load_callback callback, void* user) {
   if (!callback) return {};
   return [callback, user](const LoadProgress& p) {

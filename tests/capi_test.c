@@ -768,6 +768,11 @@ static void forward_gives_logits(const dsinfer_tokenizer* tokenizer) {
   options.max_sequences = 2;
   options.threads = 1;
   OK(dsinfer_world_create_single(&world));
+  options.cache = DSINFER_CACHE_FP8; /* no CPU has kernels for it */
+  CHECK(dsinfer_forward_create(world, &options, &forward) == DSINFER_UNSUPPORTED);
+  options.cache = 7;
+  CHECK(dsinfer_forward_create(world, &options, &forward) == DSINFER_INVALID_ARGUMENT);
+  options.cache = DSINFER_CACHE_AUTOMATIC;
   OK(dsinfer_forward_create(world, &options, &forward));
   dsinfer_world_destroy(world);
   if (!forward) return;
