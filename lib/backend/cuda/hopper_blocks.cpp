@@ -148,8 +148,8 @@ class HopperBlocks final : public Blocks {
   void linear(const TensorView& out, hopper::Fp8Rows x, const Weight& w, int64_t n) {
     start(hopper::fp8_linear(halves(out), x, fp8(w), small(n), small(w.out_dim()), small(w.in_dim()), stream()), "a linear of Hopper's");
   }
-  void attend_absorbed(const AttentionWeights& w, const CacheView& cache, int64_t begin, int64_t end, int64_t longest);
-  void attend_slice(const AttentionWeights& w, const CacheView& cache, int64_t first, int64_t n, int64_t longest);
+  void attend_absorbed(const AttentionWeights& w, const CacheView& cache, int64_t begin, int64_t end);
+  void attend_slice(const AttentionWeights& w, const CacheView& cache, int64_t first, int64_t n);
   bool attend_expanded(const AttentionWeights& w, const CacheView& cache, const BlockSegment& segment);
   void experts(const MoeWeights& w, int64_t first, int64_t n);
   void combine(int64_t first, int64_t n);
@@ -211,19 +211,19 @@ void HopperBlocks::attention(const AttentionWeights& w, const CacheView& cache) 
   l.format = format();
   start(hopper::latents(l, small(rows()), stream()), "latents");
   linear(r.q_b, quantised(r.latent8, r.latent8_scale), *w.q_b, rows());
-  attend_absorbed(w, cache, 0, step_.decode_rows, step_.longest);
+  attend_absorbed(w, cache, 0, step_.decode_rows);
   for (const BlockSegment& segment : step_.prefill)
-    if (!attend_expanded(w, cache, segment)) attend_absorbed(w, cache, segment.first_row, segment.first_row + segment.rows, segment.position + segment.rows);
+    if (!attend_expanded(w, cache, segment)) attend_absorbed(w, cache, segment.first_row, segment.first_row + segment.rows);
   linear(r.branch, quantised(r.o8, r.o8_scale), *w.o, rows());
   left_ = Left::branch;
 }
 
-void HopperBlocks::attend_absorbed(const AttentionWeights& w, const CacheView& cache, int64_t begin, int64_t end, int64_t longest) {
-  for (int64_t first = begin; first < end; first += room_->attend_rows) attend_slice(w, cache, first, std::min(room_->attend_rows, end - first), longest);
+void HopperBlocks::attend_absorbed(const AttentionWeights& w, const CacheView& cache, int64_t begin, int64_t end) {
+  for (int64_t first = begin; first < end; first += room_->attend_rows) attend_slice(w, cache, first, std::min(room_->attend_rows, end - first));
 }
 
 // Rows [first, first + n), each on its own.
-void HopperBlocks::attend_slice(const AttentionWeights& w, const CacheView& cache, int64_t first, int64_t n, int64_t longest) {
+void HopperBlocks::attend_slice(const AttentionWeights& w, const CacheView& cache, int64_t first, int64_t n) {
   const HopperRoom& r = *room_;
   const int tokens = small(n), heads = small(d_.heads);
   const int* at = positions() + first;
@@ -238,7 +238,7 @@ void HopperBlocks::attend_slice(const AttentionWeights& w, const CacheView& cach
   m.tokens = tokens;
   m.heads = heads;
   m.max_pages = small(step_.block_table.stride[0]);
-  m.parts = hopper::mla_parts(tokens, heads, longest);
+  m.parts = hopper::mla_parts(tokens, heads, step_.longest);  // the room is counted for classes of length, not for every length
   m.scale = d_.softmax_scale;
   m.format = format();
   start(hopper::mla_decode(m, stream()), "mla_decode");
