@@ -71,6 +71,33 @@ TEST_F(HopperLinear, GivesARowTheSameBitsAloneAndInABatch) {
   }
 }
 
+TEST_F(HopperLinear, GateAndUpOfADenseMlpAreJoined) {
+  const int n = 36864, k = 7168, blocks = k / 128;  // several tiles for each multiprocessor
+  Device<E4m3> w(size_t(n) * k);
+  Device<float> sw(size_t(n / 128) * blocks);
+  fill(w, 91, 64), fill_scales(sw, 92, 1.0f / 65536);
+  const auto* wb = reinterpret_cast<const uint8_t*>(static_cast<E4m3*>(w));
+  for (const int m : {3, 64, 65, 100, 128}) {
+    Device<E4m3> x(size_t(m) * k);
+    Device<float> sx(size_t(m) * blocks);
+    fill(x, 93, 100), fill_scales(sx, 94, 1.0f / 128);
+    const auto* xb = reinterpret_cast<const uint8_t*>(static_cast<E4m3*>(x));
+    Device<double> reference(size_t(m) * n);
+    linear_reference_kernel<<<(m * n + 255) / 256, 256>>>(reference, xb, sx, wb, sw, nullptr, m, n, k);
+    Device<bf16> out(size_t(m) * n / 2);
+    ASSERT_CUDA(hopper::fp8_gate_up(out, {xb, sx}, {wb, sw}, m, n, k, nullptr));
+    ASSERT_CUDA(cudaDeviceSynchronize());
+    const auto both = reference.host();
+    std::vector<double> expected(size_t(m) * n / 2);
+    for (int t = 0; t < m; ++t)
+      for (int i = 0; i < n / 2; ++i) {
+        const double gate = both[size_t(t) * n + i];
+        expected[size_t(t) * n / 2 + i] = gate / (1 + std::exp(-gate)) * both[size_t(t) * n + n / 2 + i];
+      }
+    EXPECT_LT(relative_error(out.host(), expected), kBf16Error) << m << " rows";
+  }
+}
+
 TEST_F(HopperLinear, RefusesDimensionsThatItCannotTile) {
   Device<float> any(64);
   bf16* out = reinterpret_cast<bf16*>(static_cast<float*>(any));

@@ -1,6 +1,7 @@
 /// Which shape of fp8_tile_kernel serves which linear.
 #include "fp8_gemm.hpp"
 #include "fp8_tile.cuh"
+#include "fp8_wide.hpp"
 #include "hopper.hpp"
 
 namespace dsinfer::hopper {
@@ -49,6 +50,9 @@ cudaError_t grouped(const LinearArgs& a, const RouteOptions& options, cudaStream
 
 constexpr int kTileTokens = 128;  // more go to fp8_gemm_kernel
 
+/// Over 64 tokens, where there are tiles for the multiprocessors (without, K must be cut as only fp8_tile_kernel does).
+bool wide(int m, int n, int k) { return m > 64 && !(n / 64 <= 44 && k > 4096) && wide_fits(n, k); }
+
 LinearArgs arguments(bf16* out, Fp8Rows x, Fp8Weight w, int tokens, int n, int k) {
   LinearArgs a{};
   a.out = out, a.x = x.data, a.x_scale = x.scale, a.w = w.data, a.w_scale = w.scale;
@@ -60,6 +64,7 @@ LinearArgs arguments(bf16* out, Fp8Rows x, Fp8Weight w, int tokens, int n, int k
 
 cudaError_t fp8_linear(bf16* out, Fp8Rows x, Fp8Weight w, int m, int n, int k, cudaStream_t stream) {
   if (m > kTileTokens) return gemm_linear(out, x, w, m, n, k, false, stream);
+  if (wide(m, n, k)) return wide_linear(out, x, w, m, n, k, stream);
   return dense<false>(arguments(out, x, w, m, n, k), stream);
 }
 

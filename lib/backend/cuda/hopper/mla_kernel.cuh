@@ -3,9 +3,9 @@
 ///
 /// Two warpgroups hold 256 of the 512 output latents each, and take the pages in turns: while one scores its page and takes the softmax,
 /// the other's products run; each page's probabilities go through shared memory to the other half of the latents (the "seesaw" of
-/// FlashMLA's deep-dive, 2025-04-22). A third warpgroup fills the two places for pages: by the copy engine for bf16, or widening FP8 rows.
-/// Online softmax (Milakov & Gimelshein 2018); scores and sums in f32, probabilities bf16. The blocks of a cluster are parts of the same
-/// sequence: they add up through distributed shared memory, in their order.
+/// FlashMLA's deep-dive, 2025-04-22). A third warpgroup fills the two places for pages: by the copy engine for bf16, or
+/// widening FP8 rows. Online softmax (Milakov & Gimelshein 2018); scores and sums in f32, probabilities bf16. The blocks of a cluster are
+/// parts of the same sequence: they add up through distributed shared memory, in their order.
 #pragma once
 #include <cooperative_groups.h>
 

@@ -54,100 +54,116 @@ __device__ inline uint32_t scaled(uint32_t pair, __nv_bfloat162 scale) {
   return *reinterpret_cast<const uint32_t*>(&y);
 }
 
-/// 128 threads: FP8 rows widened into the places. A step is 64 bytes of each of a page's 64 rows: a column of latents, or half of the rope
-/// channels. The next three steps' bytes are on their way from L2 while one's are written, whole pages from memory ahead of them.
+/// 128 threads: FP8 rows widened into the places, half a page at a time. A thread copies 16 bytes of two rows of each column to where it
+/// will store what they become, so that no other waits for it; whole pages are asked for from memory ahead of that.
 struct MlaWidener {
   using S = MlaShape;
-  static constexpr int kSteps = 10, kAhead = 4;
   const MlaPart& part;
   const uint8_t* cache;
-  int thread = threadIdx.x % 128, unit = thread % 4, row0 = thread / 4;  // 16 of the 64 bytes, in rows row0 and row0 + 32
-  struct Bytes {
-    uint4 data[2];
-    float scale[2];
-  };
-  struct Step {
-    int page = 0, step = 0;
-    const uint8_t* data;
-    /// Even pages: columns 0 … 7, rope; odd ones: 4 … 7, rope, 0 … 3.
-    __device__ int column() const { return page % 2 == 0 ? step : (step + 4) % kSteps; }  // 8, 9: rope
-  };
+  int thread = threadIdx.x % 128, unit = thread % 4, row0 = thread / 4;  // 16 of a column's 64 bytes, in rows row0 and row0 + 32
 
   __device__ const uint8_t* page_data(int page) const {
     return page < part.pages ? cache + size_t(part.table[part.first + page]) * (S::kPage * kFp8KvRowBytes) : nullptr;
   }
-
-  __device__ void fetch(Bytes& b, const Step& at) const {
-    const int column = at.column(), valid = part.valid_rows(at.page);
-    const uint8_t* from = at.data + row0 * kFp8KvRowBytes;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint8_t* row = from + i * 32 * kFp8KvRowBytes;
-      const bool live = row0 + 32 * i < valid;
-      b.data[i] = live ? *reinterpret_cast<const uint4*>(row + (column < 8 ? column * 64 : column * 64 + 16) + unit * 16) : uint4{};
-      b.scale[i] = live && column < 8 ? *reinterpret_cast<const float*>(row + 512 + column / 2 * 4) : 0;
-    }
+  __device__ static void copy16(uint32_t to, const void* from, bool live) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(live ? 16 : 0) : "memory");
+  }
+  __device__ static void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+  template <int kLeft>
+  __device__ static void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+  }
+  __device__ void tell(int page, int column) const {
+    // Who scores publishes it to the matrix unit.
+    __syncwarp();
+    if (thread % 32 == 0) barrier_arrive(part.full(page, column));
   }
 
-  __device__ void store(const Bytes& b, const Step& at) const {
-    const int column = at.column();
-    uint8_t* to = part.generic + (part.tile(at.page) - part.base) + min(column, 8) * S::kColumnBytes;
-    if (column == 0 || column == 4) wait_for_place(part, at.page, column / 4);
-    if (column >= 8) {
+  /// Five groups of copies: four columns, and with the second half the rope channels as they are.
+  __device__ void copy_half(const uint8_t* data, int page, int half) const {
+    const uint32_t tile = part.tile(page);
+    const int valid = part.valid_rows(page);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) *reinterpret_cast<uint4*>(to + swizzled(row0 + 32 * i, (column - 8) * 4 + unit)) = b.data[i];
-      if (column == 8) return;
-    } else {
+    for (int n = 0; n < 4; ++n) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const __nv_bfloat162 scale = __float2bfloat162_rn(b.scale[i] * 0x1p120f);
-        const uint4 v = b.data[i];
-        *reinterpret_cast<uint4*>(to + swizzled(row0 + 32 * i, unit * 2)) =
-            uint4{scaled(spread_e4m3<false>(v.x), scale), scaled(spread_e4m3<true>(v.x), scale), scaled(spread_e4m3<false>(v.y), scale),
-                  scaled(spread_e4m3<true>(v.y), scale)};
-        *reinterpret_cast<uint4*>(to + swizzled(row0 + 32 * i, unit * 2 + 1)) =
-            uint4{scaled(spread_e4m3<false>(v.z), scale), scaled(spread_e4m3<true>(v.z), scale), scaled(spread_e4m3<false>(v.w), scale),
-                  scaled(spread_e4m3<true>(v.w), scale)};
+        const int row = row0 + 32 * i;
+        copy16(tile + (half * 4 + n) * S::kColumnBytes + swizzled(row, unit * 2),
+               data + row * kFp8KvRowBytes + half * 256 + n * 64 + unit * 16, row < valid);
       }
+      commit();
     }
-    // Who scores publishes it to the matrix unit: here that fence would wait for the loads under way.
-    __syncwarp();
-    if (thread % 32 == 0) barrier_arrive(part.full(at.page, min(column, 8)));
+    if (half)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = thread / 8 + 16 * i;
+        copy16(tile + 8 * S::kColumnBytes + swizzled(row, thread % 8), data + row * kFp8KvRowBytes + 528 + thread % 8 * 16, row < valid);
+      }
+    commit();
   }
 
-  __device__ void run(const MlaMaps& maps, int q_row) {
-    Bytes ring[kAhead];
-    Step reading, writing;
-    const uint8_t *next_data = page_data(1), *asked = page_data(1 + kMlaPagesAhead);  // looked up a page before they are wanted
-    reading.data = page_data(0);
-    if (thread < kMlaPagesAhead && thread + 1 < part.pages) ask_for_page(page_data(thread + 1), kFp8KvRowBytes);
-    const int steps = part.pages * kSteps;
-    int fetched = 0;
-    auto fetch_next = [&](Bytes& b) {
-      if (fetched++ >= steps) return;
-      fetch(b, reading);
-      if (++reading.step < kSteps) return;
-      reading.step = 0, ++reading.page, reading.data = next_data;
-      next_data = page_data(reading.page + 1);
-      if (thread == 0 && asked) ask_for_page(asked, kFp8KvRowBytes);
-      asked = page_data(reading.page + 1 + kMlaPagesAhead);
-    };
+  /// Scales of two blocks of 128 of my rows.
+  __device__ void load_scales(float2 (&scale)[2], const uint8_t* data, int page, int half) const {
+    const int valid = part.valid_rows(page);
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) fetch_next(ring[i]);
-    wait_for_producers();
-    let_dependents_start();
-    if (thread == 0) {
-      barrier_expect(part.q_full(), S::kTileBytes);
-      for (int c = 0; c < S::kColumns; ++c) copy_box(part.base + c * S::kColumnBytes, maps.q, c * 64, q_row, part.q_full());
+    for (int i = 0; i < 2; ++i) {
+      const int row = row0 + 32 * i;
+      scale[i] = row < valid ? *reinterpret_cast<const float2*>(data + row * kFp8KvRowBytes + 512 + half * 8) : float2{};
     }
-    for (int done = 0; done < steps; done += kAhead)
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (done + i >= steps) break;
-        store(ring[i], writing);
-        if (++writing.step == kSteps) writing.step = 0, ++writing.page;
-        fetch_next(ring[i]);
+  }
+
+  __device__ void widen(uint8_t* column, int row, float scale) const {
+    const __nv_bfloat162 factor = __float2bfloat162_rn(scale * 0x1p120f);
+    uint4* const low = reinterpret_cast<uint4*>(column + swizzled(row, unit * 2));
+    const uint4 v = *low;
+    *low = uint4{scaled(spread_e4m3<false>(v.x), factor), scaled(spread_e4m3<true>(v.x), factor), scaled(spread_e4m3<false>(v.y), factor),
+                 scaled(spread_e4m3<true>(v.y), factor)};
+    *reinterpret_cast<uint4*>(column + swizzled(row, unit * 2 + 1)) =
+        uint4{scaled(spread_e4m3<false>(v.z), factor), scaled(spread_e4m3<true>(v.z), factor), scaled(spread_e4m3<false>(v.w), factor),
+              scaled(spread_e4m3<true>(v.w), factor)};
+  }
+
+  __device__ void run(const MlaMaps& maps, int q_row) const {
+    const uint8_t *data = page_data(0), *next_data = page_data(1), *asked = page_data(1 + kMlaPagesAhead);
+    if (thread < kMlaPagesAhead && thread + 1 < part.pages) ask_for_page(page_data(thread + 1), kFp8KvRowBytes);
+    float2 scale[2], next_scale[2];
+    load_scales(next_scale, data, 0, 0);
+    for (int step = 0; step < part.pages * 2; ++step) {
+      const int page = step / 2, half = step % 2 ^ page % 2;  // the halves in the order of their release
+      if (step > 0 && step % 2 == 0) {
+        data = next_data, next_data = page_data(page + 1);  // where a page lies is looked up a page ahead
+        if (thread == 0 && asked) ask_for_page(asked, kFp8KvRowBytes);
+        asked = page_data(page + 1 + kMlaPagesAhead);
       }
+      wait_for_place(part, page, half);
+      copy_half(data, page, half);
+      if (step == 0) {
+        wait_for_producers();
+        let_dependents_start();
+        if (thread == 0) {
+          barrier_expect(part.q_full(), S::kTileBytes);
+          for (int c = 0; c < S::kColumns; ++c) copy_box(part.base + c * S::kColumnBytes, maps.q, c * 64, q_row, part.q_full());
+        }
+      }
+      scale[0] = next_scale[0], scale[1] = next_scale[1];
+      if (step + 1 < part.pages * 2) {
+        const int next_page = (step + 1) / 2;
+        load_scales(next_scale, step % 2 == 0 ? data : next_data, next_page, (step + 1) % 2 ^ next_page % 2);
+      }
+      uint8_t* const columns = part.generic + (part.tile(page) - part.base) + half * 4 * S::kColumnBytes;
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        if (n == 0) wait_for_copies<4>();
+        if (n == 1) wait_for_copies<3>();
+        if (n == 2) wait_for_copies<2>();
+        if (n == 3) wait_for_copies<1>();
+#pragma unroll
+        for (int i = 0; i < 2; ++i) widen(columns + n * S::kColumnBytes, row0 + 32 * i, n < 2 ? scale[i].x : scale[i].y);
+        tell(page, half * 4 + n);
+      }
+      wait_for_copies<0>();
+      if (half) tell(page, 8);
+    }
   }
 };
 

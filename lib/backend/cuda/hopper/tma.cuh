@@ -16,6 +16,8 @@ struct RowsMap {
 };
 /// The driver's encoder, found at run time: nothing links the driver. cudaErrorNotSupported where there is none.
 cudaError_t encode(CUtensorMap& map, const RowsMap& rows);
+/// f32 scales [rows, width], width a multiple of 4, in boxes of four by box_rows, unswizzled.
+cudaError_t encode_scales(CUtensorMap& map, const float* scales, int64_t rows, int64_t width, int box_rows);
 
 __device__ inline void barrier_init(uint32_t barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
@@ -39,10 +41,16 @@ __device__ inline void barrier_expect(uint32_t barrier, int bytes) {
 __device__ inline void barrier_arrive_after_copies(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
+/// Bytes as they lie; a multiple of 16.
+__device__ inline void copy_bytes(uint32_t to, const void* from, int bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes),
+               "r"(barrier)
+               : "memory");
+}
 /// One box; column in elements.
 __device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(&map),
-               "r"(column), "r"(row), "r"(barrier)
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+               "l"(&map), "r"(column), "r"(row), "r"(barrier)
                : "memory");
 }
 /// One box to the same place in every block of `blocks` (a bit each) of the cluster, counted by the barrier of the same place there.
