@@ -25,7 +25,7 @@ constexpr const char* kProgram = "example_load";
 enum Exit { kGood = 0, kFailed = 1, kWrongUse = 2 };
 
 struct Settings {
-  std::string model, plan, verify, hashes, save_shards;
+  std::string model, dummy_seed, plan, verify, hashes, save_shards;
   LoadOptions load;
   int64_t rank = -1, ranks_per_node = 0, depth = 0, threads = 0;
   double probe = 2, stall_timeout = 60;
@@ -45,6 +45,7 @@ template <class Value> Value choose(const char* option, const std::string& word,
 
 void add_options(example::OptionList& o, Settings& s) {
   o.positional("MODEL", "a model's folder, or http(s)://…, s3://bucket/prefix, hf://org/repo@revision (default: the shipped model)", s.model);
+  example::add_dummy_weights(o, s.dummy_seed);
   o.text("plan", "SPEC|FILE", "tp=8,pp=2,…, or a plan in JSON (default: chosen for the number of ranks)", s.plan);
   o.flag("dry-run", "read headers alone: who reads what, memory, a time estimate; needs no mpirun", s.dry_run);
   o.number("probe", "SECONDS", "dry run: how long to read for the estimate (default 2; 0: no estimate)", s.probe);
@@ -90,6 +91,7 @@ bool parse(int argc, char** argv, Settings& s) {
   if (!(s.stall_timeout >= 0.1) || s.stall_timeout > 1e6) refuse("--stall-timeout is " + std::to_string(s.stall_timeout) + ", expected 0.1 seconds at least");
   if (!s.plan.empty() && !names_file(s.plan)) PlanRequest::parse(s.plan, 1);
   s.load.depth = static_cast<int>(s.depth);
+  s.model = example::with_dummy_weights(s.model, s.dummy_seed);
   return true;
 }
 
@@ -114,6 +116,7 @@ Plan plan_of(const Settings& s, const LoadOptions& options, int ranks) {
 // Beside "seconds_estimate": why there is none, if there is none.
 std::string estimate(const Settings& s, LoadPlan& reads) {
   if (s.probe == 0) return "not asked for: --probe 0";
+  if (s.model.starts_with("dummy://")) return "dummy weights come from no storage";
   if (reads.files_cut_short > 0)
     return std::to_string(reads.files_cut_short) + " of " + std::to_string(reads.files.size()) + " files hold their header alone or not all of their data: there is nothing to probe";
   reads.estimate(probe_storage(s.model, s.load, s.probe));

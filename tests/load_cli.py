@@ -86,6 +86,15 @@ def headers_alone(folder):
     refused(1, ".safetensors", folder=folder)
 
 
+def made_up(folder):
+    shutil.copy(model / "config.json", folder)
+    got = answer("--dry-run", "--dummy-weights", 7, "--plan", "tp=2", folder=folder)
+    check(got["seconds_estimate"] is None and "dummy" in got["seconds_estimate_reason"] and got["bytes_read"] > 0, "dummy weights: planned, no estimate")
+    read = answer("--dummy-weights", 7, "--threads", 2, "--plan", "tp=2", folder=folder)
+    check(read["bytes_read"] == got["bytes_read"], "dummy weights: loaded as planned")
+    refused(2, "--dummy-weights", "--dummy-weights", "seven", folder=folder)
+
+
 def wrong_use():
     refused(2, "--bogus", "--bogus")
     refused(2, "two", "two")
@@ -252,10 +261,11 @@ def under_mpirun():
 
 with tempfile.TemporaryDirectory() as scratch:
     scratch = pathlib.Path(scratch)
-    for name in ("headers", "loads", "checks"):
+    for name in ("headers", "dummy", "loads", "checks"):
         (scratch / name).mkdir()
     dry_runs()
     headers_alone(scratch / "headers")
+    made_up(scratch / "dummy")
     wrong_use()
     loads(scratch / "loads")
     checks(scratch / "checks")

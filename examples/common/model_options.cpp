@@ -30,14 +30,20 @@ std::string shipped_model() {
   return EXAMPLE_SOURCE_DIR "/mini";
 }
 
+void add_dummy_weights(OptionList& o, std::string& seed) {
+  o.call("dummy-weights", "SEED", "make the weights up from the folder's config.json and this number, to size machines before a download", [&seed](const std::string& value) {
+    if (value.empty() || value.find_first_not_of("0123456789") != std::string::npos)
+      throw dsinfer::Error(dsinfer::Error::invalid_argument, "--dummy-weights is \"" + value + "\", expected a number from 0 on");
+    seed = value;
+  });
+}
+
+std::string with_dummy_weights(const std::string& model, const std::string& seed) { return seed.empty() ? model : "dummy://" + model + "?seed=" + seed; }
+
 void ModelOptions::add_to(OptionList& o) {
   model = shipped_model();
   o.text("model", "DIR", "folder with config.json and safetensors, or http(s)://, s3://, hf://org/repo (default: the shipped model)", model);
-  o.call("dummy-weights", "SEED", "make the weights up from the folder's config.json and this number, to size machines before a download", [this](const std::string& value) {
-    if (value.empty() || value.find_first_not_of("0123456789") != std::string::npos)
-      throw dsinfer::Error(dsinfer::Error::invalid_argument, "--dummy-weights is \"" + value + "\", expected a number from 0 on");
-    dummy_seed = value;
-  });
+  add_dummy_weights(o, dummy_seed);
   o.text("plan", "SPEC|FILE", "tp=2,pp=2,dp=4,ep=8, or a plan in JSON (default: chosen for the number of ranks)", plan);
   o.text("weights", "FORMAT", "hold linear weights as: stored (default), bf16, fp8", weights);
   o.flag("w8a8", "quantise the activations that meet FP8 weights too, as GPUs do", w8a8);
@@ -47,7 +53,7 @@ void ModelOptions::add_to(OptionList& o) {
   o.integer("max-len", "N", "longest prompt and answer (default: the model's context)", max_len, 1);
   o.integer("max-step-tokens", "N", "rows of one data-parallel rank in one step (default 512)", max_tokens, 1);
   o.integer("max-sequences", "N", "sequences of one data-parallel rank in one step (default 64)", max_sequences, 1);
-  o.integer("num-pages", "N", "cache pages of 16 positions of each data-parallel rank (default: as memory allows)", num_pages, 1);
+  o.integer("num-pages", "N", "cache pages of each data-parallel rank, of 16 positions or of the 64 that Hopper's kernels take (default: as memory allows)", num_pages, 1);
   o.integer("threads", "N", "CPU workers of each rank (default: its share of the cores)", threads, 1);
   o.number("stall-timeout", "S", "seconds without any progress after which the job ends (default 60)", stall_timeout);
 }
@@ -55,7 +61,7 @@ void ModelOptions::add_to(OptionList& o) {
 dsinfer::ForwardOptions ModelOptions::forward(dsinfer::World& world) const {
   world.set_stall_timeout(std::chrono::milliseconds(static_cast<int64_t>(stall_timeout * 1000)));
   dsinfer::ForwardOptions out;
-  out.model = dummy_seed.empty() ? model : "dummy://" + model + "?seed=" + dummy_seed;
+  out.model = with_dummy_weights(model, dummy_seed);
   out.device = device;
   out.threads = static_cast<int>(threads);
   out.max_len = max_len;

@@ -21,6 +21,10 @@ struct ModelOptions {
   dsinfer::ForwardOptions forward(dsinfer::World& world) const;
 };
 
+/// "--dummy-weights SEED", and the model that it makes of a folder; an empty seed leaves the model as it is.
+void add_dummy_weights(OptionList& options, std::string& seed);
+std::string with_dummy_weights(const std::string& model, const std::string& seed);
+
 /// The model of the build tree, or the one installed beside this program: <prefix>/share/dsinfer/mini.
 std::string shipped_model();
 
