@@ -5,25 +5,14 @@
 #include <cstdlib>
 #include <thread>
 
-#include "cache/kv_cache.hpp"
-#include "model/attention.hpp"
-#include "model/block_layers.hpp"
+#include "model/decoder_layers.hpp"
 #include "model/handshake.hpp"
-#include "model/host_side.hpp"
-#include "model/moe.hpp"
+#include "model/output_head.hpp"
 #include "model/step_times.hpp"
 #include "weights/loader.hpp"
 
 namespace dsinfer {
 namespace {
-
-// One decoder layer; exactly one of mlp and moe.
-struct Layer {
-  Attention attention;
-  TensorView input_norm, post_norm;  // [H] f32
-  std::optional<Mlp> mlp;
-  std::optional<Moe> moe;
-};
 
 // DSINFER_FAULT=RANK:STEP makes that rank throw in the middle of that step: how tests and operators rehearse a failure.
 struct Fault {
@@ -72,18 +61,12 @@ struct Model::Impl {
   std::optional<Workspace> ws;
   ForwardStats stats;
   std::optional<Context> context;
-  std::vector<Layer> layers;             // without blocks
-  std::optional<BlockLayers> block_layers;
-  std::vector<BlockSegment> prefill;     // of the step
-  int64_t moe_layers = 0;
-  std::optional<ExpertExchange> exchange;
-  TensorView final_norm;
-  const Weight* embedding = nullptr;
-  const Weight* head = nullptr;
+  const Weight* embedding = nullptr;     // of the first stage
+  std::optional<DecoderLayers> layers;
+  std::optional<OutputHead> head;        // of the last stage
   Fault fault = Fault::from_environment();
-  std::vector<float> host_logits;
   LogitRows logit_answers;               // of the rank that yields logits
-  HostSide<int32_t> tokens, positions, block_table, logit_rows;
+  HostSide<int32_t> tokens, positions, block_table;
   int64_t num_pages = 0, max_pages = 0;
 
   Impl(World& w, const ForwardOptions& o) : world(w), options(o) {
@@ -174,7 +157,6 @@ struct Model::Impl {
       tokens = HostSide<int32_t>(ws->tokens);
       positions = HostSide<int32_t>(ws->positions);
       block_table = HostSide<int32_t>(ws->block_table);
-      if (rank.last_stage) logit_rows = HostSide<int32_t>(ws->logit_rows);
       if (yields_logits()) logit_answers = LogitRows(*backend, options.max_sequences);
       cache.emplace(*backend, config, rank.layers.size(), options.page_size, num_pages, cache_rows());
     });
@@ -188,31 +170,11 @@ struct Model::Impl {
     const TensorView rope = rope_buffer.view(DType::f32, {options.max_len, config.qk_rope_head_dim});
     backend->copy(rope, TensorView::of(table.data(), {options.max_len, config.qk_rope_head_dim}));
     context.emplace(Context{config, rank, *backend, groups, *ws, rope, stats});
-    for (int64_t i = rank.layers.begin; i < rank.layers.end; ++i) moe_layers += config.is_moe(i);
-    if (blocks) block_layers.emplace(config, rank, weights, *blocks);
-    else make_layers();
     if (rank.first_stage) embedding = &weights.matrix("model.embed_tokens.weight");
-    if (rank.last_stage) {
-      final_norm = weights.vector("model.norm.weight");
-      head = &weights.matrix("lm_head.weight");
-    }
+    layers.emplace(*context, weights, *cache, blocks.get());
+    if (rank.last_stage) head.emplace(*context, weights, blocks.get());
     stats.weight_bytes = weights.bytes();
     stats.cache_bytes = cache->bytes();
-  }
-
-  void make_layers() {
-    exchange.emplace(*context);
-    for (int64_t i = rank.layers.begin; i < rank.layers.end; ++i) {
-      const std::string prefix = "model.layers." + std::to_string(i) + ".";
-      Layer layer{Attention(config, weights, prefix + "self_attn."), weights.vector(prefix + "input_layernorm.weight"),
-                  weights.vector(prefix + "post_attention_layernorm.weight"), {}, {}};
-      if (config.is_moe(i)) {
-        layer.moe.emplace(config, rank, weights, prefix + "mlp.");
-      } else {
-        layer.mlp.emplace(weights, prefix + "mlp.");
-      }
-      layers.push_back(std::move(layer));
-    }
   }
 
   // Copies the part's tokens, positions and pages to where the operations read them.
@@ -258,127 +220,23 @@ struct Model::Impl {
 
   bool yields_logits() const { return rank.last_stage && rank.tp_rank == 0; }
 
-  void sum_over_tp(TensorView x) {
-    if (rank.tp > 1 && x.dim(0) > 0) groups.tp->all_reduce(x, backend->stream());
-  }
-
-  void run_layers(const StepRows& step) {
-    const auto eps = static_cast<float>(config.rms_norm_eps);
-    const TensorView x = ws->x.rows(0, step.rows), h = ws->h.rows(0, step.rows), branch = ws->branch.rows(0, step.rows);
-    for (size_t i = 0; i < layers.size(); ++i) {
-      const Layer& layer = layers[i];
-      if (i == 0) {
-        backend->rms_norm(h, x, layer.input_norm, eps);
-      } else {
-        backend->add_rms_norm(h, x, branch, layer.input_norm, eps);  // the branch is the feed-forward of the layer before
-      }
-      layer.attention.forward(*context, step, cache->layer(static_cast<int64_t>(i)));
-      sum_over_tp(branch);
-      backend->add_rms_norm(h, x, branch, layer.post_norm, eps);
-      if (layer.moe) {
-        layer.moe->forward(*context, *exchange, step.rows);
-      } else {
-        layer.mlp->forward(*context, branch, h);
-      }
-      sum_over_tp(branch);
-    }
-    backend->add(x, branch);
-  }
-
-  void run_blocks(const StepRows& step, int64_t longest) {
-    BlockStep rows;
-    rows.residual = ws->x.rows(0, step.rows);
-    rows.positions = step.attention.positions;
-    rows.block_table = step.attention.block_table;
-    rows.rope_table = context->rope_table;
-    rows.decode_rows = step.decode_rows;
-    rows.prefill = prefill;
-    rows.longest = longest;
-    blocks->begin(rows);
-    const std::vector<BlockLayers::Layer>& all = block_layers->layers();
-    for (size_t i = 0; i < all.size(); ++i) {
-      blocks->attention(all[i].attention, cache->layer(static_cast<int64_t>(i)));
-      if (rank.tp > 1) sum_over_tp(blocks->branch());
-      if (all[i].moe) blocks->moe(*all[i].moe);
-      else blocks->mlp(*all[i].mlp);
-      if (rank.tp > 1) sum_over_tp(blocks->branch());
-    }
-    blocks->finish();
-    stats.expert_rows_computed += static_cast<uint64_t>(moe_layers * context->counted_rows * config.num_experts_per_tok);
-  }
-
-  // Final norm and head of the wanted rows, max_sequences at a time; the vocabulary's slices are joined on tp rank 0's host. No tensor where `asks` is answered in its place.
-  TensorView run_head(const BatchPart& part, std::span<const LogitAsk> asks, int64_t id_limit) {
-    StepLap lap;
-    logit_answers.hold({});
-    std::vector<int32_t> wanted;
-    int32_t first = 0;
-    for (const Segment& segment : part.segments) {
-      for (int32_t row : segment.logit_rows) wanted.push_back(first + row);
-      first += segment.rows;
-    }
-    const auto count = static_cast<int64_t>(wanted.size());
-    if (count == 0) return {};
-    const int64_t slice = rank.vocab.size(), block = options.max_sequences;
-    for (int64_t begin = 0; begin < count; begin += block) {
-      const int64_t n = std::min(block, count - begin);
-      const TensorView x = ws->logit_x.rows(0, n), logits = ws->logits.rows(0, n);
-      std::copy_n(wanted.begin() + begin, n, logit_rows.data());
-      logit_rows.send(*backend, n);
-      backend->gather_rows(x, ws->x.rows(0, first), ws->logit_rows.rows(0, n));
-      backend->rms_norm(x, x, final_norm, static_cast<float>(config.rms_norm_eps));
-      if (!blocks || !blocks->head(logits, x, *head)) backend->linear(logits, x, *head);
-      lap(&StepTimes::head);
-      if (rank.tp == 1 && n == count && logit_answers.survey(logits, asks, id_limit)) return {};
-      if (rank.tp_rank == 0) host_logits.resize(static_cast<size_t>(count * config.vocab_size));
-      TensorView all(ws->logits_all.data, DType::f32, {rank.tp, n, slice}, ws->logits_all.place);
-      if (rank.tp > 1) {
-        groups.tp->all_gather(all, logits, backend->stream());
-      } else {
-        all = logits.reshape({1, n, slice});
-      }
-      if (rank.tp_rank != 0) continue;
-      if (rank.tp == 1) {
-        backend->copy(TensorView::of(host_logits.data() + begin * config.vocab_size, {n, slice}), logits);
-        continue;
-      }
-      for (int64_t row = 0; row < n; ++row) {
-        for (int64_t part_rank = 0; part_rank < rank.tp; ++part_rank) {
-          float* out = host_logits.data() + (begin + row) * config.vocab_size + part_rank * slice;
-          backend->copy(TensorView::of(out, {1, slice}), all.rows(part_rank, part_rank + 1).reshape({n, slice}).rows(row, row + 1));
-        }
-      }
-    }
-    if (rank.tp_rank != 0) return {};
-    return TensorView::of(host_logits.data(), {count, config.vocab_size});
-  }
-
   TensorView forward(const Batch& batch, std::span<const LogitAsk> asks, int64_t id_limit) {
     StepLap lap;
     const StepRows step = prepare(batch.parts.at(static_cast<size_t>(rank.dp_rank)));
     const TensorView x = ws->x.rows(0, step.rows);
     if (rank.first_stage) {
       backend->embed(x, *embedding, ws->tokens.rows(0, step.rows), rank.vocab.begin);
-      sum_over_tp(x);
+      context->sum_over_tp(x);
     } else if (step.rows > 0) {
       groups.pp->recv(x, rank.pp_rank - 1, backend->stream());
     }
     if (fault.rank == world.rank() && batch.step == fault.step) throw Error(Error::internal, "injected by DSINFER_FAULT");
     lap(&StepTimes::copy_in);
-    bool ran = false;
-    prefill = prefill_segments(*step.part);
-    const LengthClass length = length_class(*step.part, options.max_len);
-    backend->run({same_every_time(step) ? static_cast<int>(step.rows) : 0, blocks ? length.number : 0}, [&] {
-      ran = true;
-      if (blocks) run_blocks(step, length.longest);
-      else run_layers(step);
-    });
+    layers->run(step, same_every_time(step));
     lap(&StepTimes::launch);
-    // A replay runs none of our code; where a host takes part in the experts, nothing is replayed.
-    if (!ran) stats.expert_rows_computed += static_cast<uint64_t>(moe_layers * context->counted_rows * config.num_experts_per_tok);
     ++stats.steps;
     stats.rows += static_cast<uint64_t>(context->counted_rows);
-    if (rank.last_stage) return run_head(*step.part, asks, id_limit);
+    if (head) return head->run(*step.part, asks, id_limit, logit_answers);
     if (step.rows > 0) groups.pp->send(x, rank.pp_rank + 1, backend->stream());
     return {};
   }

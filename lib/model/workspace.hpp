@@ -56,6 +56,9 @@ struct Context {
   TensorView rope_table;  // [max_len, dr] f32
   ForwardStats& stats;
   int64_t counted_rows = 0;  ///< of the step: those that are no padding
+  void sum_over_tp(TensorView x) {
+    if (rank.tp > 1 && x.dim(0) > 0) groups.tp->all_reduce(x, backend.stream());
+  }
   HostSide<int32_t> experts = HostSide<int32_t>(ws.experts);  ///< the gate's choice, read back by the exchange
   HostSide<float> weights = HostSide<float>(ws.weights);
   HostSide<int32_t> pair_rows = HostSide<int32_t>(ws.pair_rows);  ///< which rows go through which expert, made on the host
