@@ -1,4 +1,4 @@
-/// Group-limited top-k of one token.
+/// What routing of few and of many tokens share: group-limited top-k of one token, and sums over a block.
 #pragma once
 #include "device.cuh"
 #include "hopper.hpp"
@@ -9,6 +9,28 @@ namespace dsinfer::hopper {
 __device__ inline uint32_t ordered(float v) {
   const uint32_t bits = __float_as_uint(v);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+/// Sum over the threads before this one, of the first kWarps warps; all of the block call it. scratch: one number a warp; total: of those warps.
+template <int kWarps> __device__ inline int exclusive_scan(int value, int* scratch, int& total) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int sum = value;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset <<= 1) {
+    const int other = __shfl_up_sync(~0u, sum, offset);
+    if (lane >= offset) sum += other;
+  }
+  if (lane == 31) scratch[warp] = sum;
+  __syncthreads();
+  int before = 0;
+  total = 0;
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) {
+    if (i < warp) before += scratch[i];
+    total += scratch[i];
+  }
+  __syncthreads();
+  return before + sum - value;
 }
 
 // A warp chooses one token's experts: lane l holds experts 8l … 8l+7, four lanes a group of 32. Source: DeepSeek-V3 report, section 2.1.2.

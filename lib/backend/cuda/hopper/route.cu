@@ -58,28 +58,6 @@ __global__ void __launch_bounds__(32 * kGateWarps)
 
 constexpr int kRouteThreads = 256, kRouteWarps = kRouteThreads / 32;
 
-/// Sum over the threads before this one.
-__device__ int exclusive_scan(int value, int* scratch, int& total) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int sum = value;
-#pragma unroll
-  for (int offset = 1; offset < 32; offset <<= 1) {
-    const int other = __shfl_up_sync(~0u, sum, offset);
-    if (lane >= offset) sum += other;
-  }
-  if (lane == 31) scratch[warp] = sum;
-  __syncthreads();
-  int before = 0;
-  total = 0;
-#pragma unroll
-  for (int i = 0; i < kRouteWarps; ++i) {
-    if (i < warp) before += scratch[i];
-    total += scratch[i];
-  }
-  __syncthreads();
-  return before + sum - value;
-}
-
 // A warp chooses for one token. The block that ends last makes the list: pairs in runs of 32, whose equal experts find each other by match;
 // thread e then owns expert e: adds up its runs of 32, which gives each pair its position, and writes its ExpertRuns. Nothing depends on
 // which block that is.
@@ -115,10 +93,10 @@ __global__ void __launch_bounds__(kRouteThreads)
     count += here;
   }
   int all = 0;
-  const int first = exclusive_scan(count, scratch, all);
+  const int first = exclusive_scan<kRouteWarps>(count, scratch, all);
   expert_first[expert] = first;
   const int runs = (count + run_tokens - 1) / run_tokens, shared_runs = o.shared ? (tokens + run_tokens - 1) / run_tokens : 0;
-  int run = shared_runs + exclusive_scan(runs, scratch, all);  // its barriers also publish expert_first
+  int run = shared_runs + exclusive_scan<kRouteWarps>(runs, scratch, all);  // its barriers also publish expert_first
   for (int i = 0; i < runs; ++i, ++run)
     out.runs[run] = ExpertRun{expert, first + i * run_tokens, min(run_tokens, count - i * run_tokens), 0};
   for (int i = threadIdx.x; i < shared_runs; i += kRouteThreads)

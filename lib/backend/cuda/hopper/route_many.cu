@@ -33,28 +33,6 @@ __global__ void __launch_bounds__(kThreads)
   out.slot[first * o.top_k + threadIdx.x] = counts[threadIdx.x];
 }
 
-/// Sum over the threads before this one, of the first 256; all 1024 call it.
-__device__ int exclusive_scan(int value, int* scratch, int& total) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int sum = value;
-#pragma unroll
-  for (int offset = 1; offset < 32; offset <<= 1) {
-    const int other = __shfl_up_sync(~0u, sum, offset);
-    if (lane >= offset) sum += other;
-  }
-  if (lane == 31) scratch[warp] = sum;
-  __syncthreads();
-  int before = 0;
-  total = 0;
-#pragma unroll
-  for (int i = 0; i < kExperts / 32; ++i) {
-    if (i < warp) before += scratch[i];
-    total += scratch[i];
-  }
-  __syncthreads();
-  return before + sum - value;
-}
-
 // One block. Thread e of each quarter owns expert e in a quarter of the chunks: counts become the position of the chunk's first pair of
 // that expert. Then the runs: the shared expert's, which are bound by arithmetic, stand evenly between the others, which are bound by
 // memory.
@@ -74,11 +52,11 @@ __global__ void __launch_bounds__(1024)
   __syncthreads();
   const int count = quarter == 0 ? quarter_sum[0][expert] + quarter_sum[1][expert] + quarter_sum[2][expert] + quarter_sum[3][expert] : 0;
   int all = 0;
-  const int first = exclusive_scan(count, scratch, all);
+  const int first = exclusive_scan<kExperts / 32>(count, scratch, all);
   if (quarter == 0) firsts[expert] = first;
   constexpr int kSize = kGemmRunTokens;
   const int runs = (count + kSize - 1) / kSize, shared_runs = o.shared ? (tokens + kSize - 1) / kSize : 0;
-  const int before = exclusive_scan(runs, scratch, all);                     // its barriers also publish firsts
+  const int before = exclusive_scan<kExperts / 32>(runs, scratch, all);                     // its barriers also publish firsts
   const int step = shared_runs > 0 ? (all + shared_runs) / shared_runs : 0;  // shared run s is number s · step
   auto number = [&](int routed) { return routed + (step < 2 ? shared_runs : min(routed / (step - 1) + 1, shared_runs)); };
   for (int i = 0; i < runs; ++i) out.runs[number(before + i)] = ExpertRun{expert, first + i * kSize, min(kSize, count - i * kSize), 0};
