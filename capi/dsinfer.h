@@ -289,7 +289,8 @@ typedef struct dsinfer_load_options {
   int32_t weights;            /* DSINFER_WEIGHTS_… */
   int32_t method;             /* DSINFER_READ_… */
   int32_t depth;              /* reads in flight of a rank; 0: the usual */
-  int32_t reserved;           /* 0 */
+  int32_t absorbed_bf16;      /* 1: absorbed copies of kv_b_proj in BF16, as shards for a Hopper GPU in w8a8 must be; 0: F32. Forwards and engines choose by
+                                 themselves */
   dsinfer_load_callback progress; /* may be NULL */
   void* progress_user;
 } dsinfer_load_options;

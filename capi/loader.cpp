@@ -46,7 +46,8 @@ LoadOptions dsinfer::capi::load_options(const dsinfer_load_options* given) {
   LoadOptions options;
   if (!given) return options;
   const auto o = read_struct(given, offsetof(dsinfer_load_options, progress_user) + sizeof(void*), "load options");
-  if (o.reserved) throw Error(Error::invalid_argument, "load options: reserved is " + std::to_string(o.reserved) + ", expected 0");
+  if (o.absorbed_bf16 != 0 && o.absorbed_bf16 != 1) throw Error(Error::invalid_argument, "load options: absorbed_bf16 is " + std::to_string(o.absorbed_bf16) + ", expected 0 or 1");
+  options.absorbed_bf16 = o.absorbed_bf16 == 1;
   options.weights = enum_of(o.weights, WeightFormat::fp8, "load options: weights");
   options.method = enum_of(o.method, ReadMethod::mmap, "load options: method");
   options.depth = o.depth;

@@ -42,7 +42,7 @@ Callback = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(Progress))
 
 class Options(c.Structure):
     _fields_ = [("struct_size", c.c_uint64), ("shard_cache", c.c_char_p), ("download_cache", c.c_char_p), ("device", c.c_char_p), ("host_bytes", c.c_int64),
-                ("weights", c.c_int32), ("method", c.c_int32), ("depth", c.c_int32), ("reserved", c.c_int32), ("progress", Callback), ("progress_user", c.c_void_p)]
+                ("weights", c.c_int32), ("method", c.c_int32), ("depth", c.c_int32), ("absorbed_bf16", c.c_int32), ("progress", Callback), ("progress_user", c.c_void_p)]
 
 
 class Weight(c.Structure):

@@ -487,6 +487,16 @@ static void loads_are_planned(const dsinfer_plan* plan) {
   options.weights = DSINFER_WEIGHTS_AS_STORED;
   options.method = -1;
   CHECK(dsinfer_load_plan_create(model_dir, plan, &options, 0, &load) == DSINFER_INVALID_ARGUMENT);
+  options.method = DSINFER_READ_AUTOMATIC;
+  options.absorbed_bf16 = 2;
+  CHECK(dsinfer_load_plan_create(model_dir, plan, &options, 0, &load) == DSINFER_INVALID_ARGUMENT);
+  CHECK(strstr(dsinfer_last_error(), "absorbed_bf16") != NULL && load == NULL);
+  options.absorbed_bf16 = 1;
+  OK(dsinfer_load_plan_create(model_dir, plan, &options, 0, &load));
+  OK(dsinfer_load_plan_json(load, 0, NULL, 0, &needed));
+  CHECK(needed > 0);
+  dsinfer_load_plan_destroy(load);
+  load = NULL;
   OK(dsinfer_load_plan_create(model_dir, plan, NULL, 0, &load));
   OK(dsinfer_load_plan_text(load, NULL, 0, &needed));
   CHECK(needed > 20);
