@@ -25,7 +25,7 @@ bool wide_fits(int n, int k) { return n % 64 == 0 && k % 512 == 0 && k >= 1536 &
 
 cudaError_t wide_linear(bf16* out, Fp8Rows x, Fp8Weight w, int m, int n, int k, cudaStream_t stream) {
   if (!wide_fits(n, k) || m < 1 || m > 128) return cudaErrorInvalidValue;
-  return m <= 64 ? wide<64>(out, x, w, m, n, k, stream) : wide<128>(out, x, w, m, n, k, stream);
+  return wide<128>(out, x, w, m, n, k, stream);
 }
 
 }  // namespace dsinfer::hopper

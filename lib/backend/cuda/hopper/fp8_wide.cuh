@@ -17,20 +17,21 @@ struct WideArgs {
 template <int kColumns>
 struct WideShape {
   static constexpr int kThreads = 384, kWeightBytes = 64 * 128, kTokenBytes = kColumns * 128;
-  static constexpr int kStageBytes = kWeightBytes + kTokenBytes, kStages = kColumns > 64 ? 7 : 10;
+  static constexpr int kStageBytes = kWeightBytes + kTokenBytes, kStages = 6;
   static constexpr int kScaleSlots = 4, kScaleBytes = kColumns * 16;          // a slot: four blocks' scales of every token
   static constexpr int kMaxBlocks = 160, kWeightScaleBytes = kMaxBlocks * 4;  // of K; scales of a tile's weights
   static constexpr int kSumBytes = 64 * kColumns * 4, kOutStride = 64 + 8;
   static constexpr int kScales = kStages * kStageBytes, kSums = kScales + kScaleSlots * kScaleBytes, kWeightScales = kSums + kSumBytes,
                        kBarriers = kWeightScales + 2 * kWeightScaleBytes;
   static constexpr int kShared = 1024 + kBarriers + 2 * (kStages + kScaleSlots) * 8;
+  // A stage belongs to one group, which sees every phase of its barriers: a skipped one would pass for the next.
+  static_assert(kStages % 2 == 0);
   static_assert(kShared <= 227 * 1024 && kColumns * kOutStride * 2 <= kSumBytes);
 };
 
 /// y[m,n] = Σ_b sx[m,b] · sw[n/128,b] · Σ_{k in block b} x[m,k] · w[n,k], b over blocks of 128.
-/// A block, as long as there are tiles: 64 rows of weights and up to kColumns tokens. A thread
-/// of the third warpgroup fills a ring of K blocks by the copy engine. The other two take the blocks of K in turns, each block summed by
-/// the matrix unit (E4M3, its own accumulator), then scaled into f32; the second's sums join the first's, which stores. The order of sums
+/// A block, as long as there are tiles: 64 rows of weights and up to kColumns tokens. Three threads of the third warpgroup fill a ring of
+/// K blocks by the copy engine. The other two take the blocks of K in turns, each block summed by the matrix unit (E4M3, its own accumulator), then scaled into f32; the second's sums join the first's, which stores. The order of sums
 /// is the same for every number of tokens. K a multiple of 512.
 template <int kColumns>
 __global__ void __launch_bounds__(384, 1) fp8_wide_kernel(const __grid_constant__ WideArgs a) {
@@ -123,9 +124,11 @@ __global__ void __launch_bounds__(384, 1) fp8_wide_kernel(const __grid_constant_
           sum[n * 4] += dot[n * 4] * s0, sum[n * 4 + 1] += dot[n * 4 + 1] * s1;
           sum[n * 4 + 2] += dot[n * 4 + 2] * s0, sum[n * 4 + 3] += dot[n * 4 + 3] * s1;
         }
-        if (b % 4 == 2 + group && lane == 0) barrier_arrive(scale_empty + slot * 8);
         __syncwarp();
-        if (lane == 0) barrier_arrive(empty + stage * 8);
+        if (lane == 0) {
+          if (b % 4 == 2 + group) barrier_arrive(scale_empty + slot * 8);
+          barrier_arrive(empty + stage * 8);
+        }
       }
       // Barriers 1: the sums of the second are there; 2: their place is free.
       if (group == 1) {
