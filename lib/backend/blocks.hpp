@@ -73,7 +73,7 @@ struct BlockStep {
   int64_t longest = 0;                     ///< no sequence is longer; the same in all steps of a StepKey
 };
 
-/// Made for one model and rank. Driven by the thread of its backend, in whose steps its calls may be captured; nothing here allocates but prepare().
+/// Made for one model and rank. Driven by the thread of its backend, in whose steps its calls may be captured; nothing here allocates.
 class Blocks {
  public:
   virtual ~Blocks() = default;

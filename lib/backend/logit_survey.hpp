@@ -9,7 +9,7 @@ namespace dsinfer {
 struct LogitAsk {
   enum : int32_t { kMass = 1, kTemperedMass = 2 };
   float temperature = 1;  ///< of tempered_mass; above 0
-  uint16_t best = 1;      ///< how many candidates are wanted, 1 … kMostBest
+  uint16_t best = 1;      ///< how many candidates are wanted, 1 … kMostBest; 0: the row is wanted whole
   uint16_t sums = 0;      ///< which of the sums are wanted: kMass, kTemperedMass
 };
 inline constexpr int64_t kMostBest = 1024;

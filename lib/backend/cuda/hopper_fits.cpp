@@ -44,7 +44,7 @@ bool fits_hopper(const BlockDims& d) {
                          d.heads <= 128 && d.heads % 4 == 0;
   const bool dense = !d.dense_layers || fits_width(d.dense_inter);
   const bool moe = !d.moe_layers || (d.experts == kExperts && d.own_experts == kExperts && fits_width(d.moe_inter) && d.shared_inter == d.moe_inter && d.gate.sigmoid && d.gate.grouped &&
-                                     d.gate.group_score_top2 && d.gate.n_group == kGroups && d.gate.topk_group >= 1 && d.gate.topk_group <= kGroups && d.gate.top_k >= 1 && d.gate.top_k <= 32);
+                                     d.gate.group_score_top2 && d.gate.n_group == kGroups && d.gate.topk_group >= 1 && d.gate.topk_group <= kGroups && d.gate.top_k >= 1 && d.gate.top_k <= 25);
   return d.hidden == kHidden && attention && dense && moe && d.block_rows == kBlock && d.block_cols == kBlock &&
          (d.cache == CacheRows::bf16 || d.cache == CacheRows::fp8) && d.max_tokens > 0 && d.max_len > 0;
 }

@@ -144,8 +144,8 @@ struct MlaDecode {
   bf16* u;                 // [T, heads, 512]
   const bf16* q;           // [T, heads, 576]
   const void* cache;       // [pages, 64] rows of `format`; the rows of these tokens written at least two calls before this one
-  const int* block_table;  // [T, max_pages]
-  const int* positions;    // [T]
+  const int* block_table;  // [T, max_pages]; as the rows of the cache: not made by the call just before this one
+  const int* positions;    // [T]; likewise
   float* partial;          // mla_workspace bytes
   int tokens, heads, max_pages;
   /// 1 … kMaxMlaParts: each token's pages are cut into that many equal runs; fixed per bucket, so that graphs can replay. A token's bits
