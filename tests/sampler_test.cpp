@@ -294,6 +294,17 @@ TEST(Survey, GivesTheWholeRowsChoiceWhereverItGivesOne) {
   EXPECT_GT(given, asked / 2);
 }
 
+TEST(Survey, LeavesLogprobsToTheWholeRowWhereAnIdThatIsNeverChosenTowersOverAll) {
+  std::vector<float> logits(300, 0.0f);
+  logits[295] = 2000;  // beyond the limit: e^2000 is none of f64's
+  Sampler sampler(300, 290);
+  SamplingOptions options;
+  options.logprobs = 3;
+  sampler.start(1, options, 4);
+  EXPECT_FALSE(by_survey(sampler, 2, logits).has_value());
+  EXPECT_NEAR(sampler.choose(1, 2, logits).logprob, -2000, 1e-3);
+}
+
 TEST(Survey, AsksForTheWholeRowWhereCandidatesDoNotSettleIt) {
   std::vector<float> flat(6000, 0.0f);
   const auto settled = [&](const SamplingOptions& options) {

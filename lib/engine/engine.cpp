@@ -91,7 +91,7 @@ struct Engine::Impl {
       if (o.micro_batches < 0) throw Error(Error::invalid_argument, "micro_batches is " + std::to_string(o.micro_batches) + ", expected 0 (the plan's) or more");
       if (!leads()) return;
       signal.emplace();
-      ends = end_tokens(model.config(), o.forward.model);
+      ends = end_tokens(model.config(), local_model_files(o.forward.model, o.forward.load));
       const ForwardOptions& f = model.options();
       scheduler.emplace(SchedulerOptions{model.plan().dp, o.micro_batches > 0 ? o.micro_batches : model.plan().micro_batches, f.max_tokens, f.max_sequences,
                                          model.max_len(), f.page_size, model.num_pages(), o.shuffle_pages});

@@ -211,6 +211,7 @@ std::optional<Choice> Sampler::choose(uint64_t request, int64_t position, const 
   Choice choice;
   choice.request = request;
   if (!summary.finite) return choice;
+  if (o.logprobs > 0 && !std::isfinite(summary.mass)) return std::nullopt;  // an id that is never chosen lies far above all others
   const double uniform = o.temperature > 0 ? uniform_at(o.seed, static_cast<uint64_t>(position) + 1) : 0;
   const std::optional<int32_t> token = choose_among(best, static_cast<int64_t>(best.size()) >= id_limit_, summary.tempered_mass, o, uniform);
   if (!token) return std::nullopt;
