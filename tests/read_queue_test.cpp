@@ -219,6 +219,7 @@ TEST(ReadQueue, AlignedReadsOfASourceWithoutAFileMayReachPastItsEnd) {
   EXPECT_EQ(bytes.data[5000 - kPage - 1], std::byte{7});
   EXPECT_TRUE(read(0, 5000));
   EXPECT_FALSE(read(0, 5001));
+  EXPECT_FALSE(read(kPage, 2 * kPage));  // a page of it would stay as it was
 }
 
 // A Source that does not answer: until told to, or never.

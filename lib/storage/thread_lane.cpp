@@ -73,8 +73,9 @@ std::exception_ptr perform(Job& job) {
       job.file->read(job.read.offset, job.read.out, job.done, job.needed, job.bypass);
     } else {
       const auto there = static_cast<size_t>(std::max<int64_t>(job.read.source->size() - job.read.offset, 0));
-      const bool aligned = job.read.offset % kDirectAlignment == 0 && job.read.out.size() % kDirectAlignment == 0;  // such a read may reach past the end
-      job.read.source->read(job.read.offset, aligned ? job.read.out.first(std::min(job.read.out.size(), there)) : job.read.out);
+      const bool aligned = job.read.offset % kDirectAlignment == 0 && job.read.out.size() % kDirectAlignment == 0;
+      const bool past_end = aligned && job.read.out.size() > there && job.read.out.size() - there < kDirectAlignment;  // to its page's edge: as a direct read may
+      job.read.source->read(job.read.offset, past_end ? job.read.out.first(there) : job.read.out);
     }
     return nullptr;
   } catch (...) {
