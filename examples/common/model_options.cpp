@@ -38,7 +38,12 @@ void add_dummy_weights(OptionList& o, std::string& seed) {
   });
 }
 
-std::string with_dummy_weights(const std::string& model, const std::string& seed) { return seed.empty() ? model : "dummy://" + model + "?seed=" + seed; }
+std::string with_dummy_weights(const std::string& model, const std::string& seed) {
+  if (seed.empty()) return model;
+  if (model.find("://") != std::string::npos)
+    throw dsinfer::Error(dsinfer::Error::invalid_argument, "--dummy-weights: " + model + " is no local folder; fetch its config.json (and tokenizer.json) into one and name that");
+  return "dummy://" + model + "?seed=" + seed;
+}
 
 void ModelOptions::add_to(OptionList& o) {
   model = shipped_model();
@@ -53,7 +58,7 @@ void ModelOptions::add_to(OptionList& o) {
   o.integer("max-len", "N", "longest prompt and answer (default: the model's context)", max_len, 1);
   o.integer("max-step-tokens", "N", "rows of one data-parallel rank in one step (default 512)", max_tokens, 1);
   o.integer("max-sequences", "N", "sequences of one data-parallel rank in one step (default 64)", max_sequences, 1);
-  o.integer("num-pages", "N", "cache pages of each data-parallel rank, of 16 positions or of the 64 that Hopper's kernels take (default: as memory allows)", num_pages, 1);
+  o.integer("num-pages", "N", "cache pages of 16 positions of each data-parallel rank; where pages of 64 are used, as many as hold the same (default: as memory allows)", num_pages, 1);
   o.integer("threads", "N", "CPU workers of each rank (default: its share of the cores)", threads, 1);
   o.number("stall-timeout", "S", "seconds without any progress after which the job ends (default 60)", stall_timeout);
 }

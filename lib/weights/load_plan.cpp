@@ -21,6 +21,7 @@ LoadPlan plan_load(const std::filesystem::path& model, const Plan& plan, const L
   if (ranks_per_node < 0) throw Error(Error::invalid_argument, "ranks_per_node is " + std::to_string(ranks_per_node) + ", expected 0 (all on one node) or more");
   check_options(options);
   const Checkpoint checkpoint(open_model(model, options), Headers::may_stand_alone);
+  check_dummy(checkpoint.storage(), options);
   const ModelConfig config = read_config(checkpoint.storage());
   check_format(config, checkpoint.storage().name(), options.weights);
   const std::vector<TensorSpec> table = tensor_table(config);

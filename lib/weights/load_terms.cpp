@@ -4,6 +4,7 @@
 
 #include "comm/same_fields.hpp"
 #include "dsinfer/error.hpp"
+#include "weights/dummy_storage.hpp"
 
 namespace dsinfer {
 
@@ -25,6 +26,14 @@ void check_options(const LoadOptions& options) {
 void check_format(const ModelConfig& config, const std::string& model, WeightFormat weights) {
   if (config.int4 && weights != WeightFormat::as_stored)
     throw Error(Error::unsupported, fmt::format("{} holds 4-bit weights, which are loaded as stored only; leave the weights' format out", model));
+}
+
+// Dummy weights come from no disk, and a cache of them would be read as slowly as they are made quickly.
+void check_dummy(const Storage& storage, const LoadOptions& options) {
+  if (!is_dummy(storage)) return;
+  if (options.method != ReadMethod::automatic && options.method != ReadMethod::pread)
+    throw Error(Error::invalid_argument, "dummy weights lie in no file that io_uring, O_DIRECT or mmap could take them from; choose automatic");
+  if (!options.shard_cache.empty()) throw Error(Error::invalid_argument, "dummy weights are made up, not read: a shard cache has no sense with them; leave it out");
 }
 
 }  // namespace dsinfer

@@ -14,4 +14,7 @@ DSINFER_INTERNAL void check_format(const ModelConfig& config, const std::string&
 /// Throws invalid_argument for limits that no load can keep.
 DSINFER_INTERNAL void check_options(const LoadOptions& options);
 
+/// Throws invalid_argument where dummy weights are to be read in a way that only files can.
+DSINFER_INTERNAL void check_dummy(const Storage& storage, const LoadOptions& options);
+
 }  // namespace dsinfer

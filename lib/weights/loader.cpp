@@ -55,13 +55,6 @@ void check_mmap(const Backend& backend, const LoadOptions& options) {
     throw Error(Error::invalid_argument, "mmap leaves weights in the checkpoint's files, and a shard cache is read in their place; choose one of the two");
 }
 
-// Dummy weights come from no disk, and a cache of them would be read as slowly as they are made quickly.
-void check_dummy(const LoadOptions& options) {
-  if (options.method != ReadMethod::automatic && options.method != ReadMethod::pread)
-    throw Error(Error::invalid_argument, "dummy weights lie in no file that io_uring, O_DIRECT or mmap could take them from; choose automatic");
-  if (!options.shard_cache.empty()) throw Error(Error::invalid_argument, "dummy weights are made up, not read: a shard cache has no sense with them; leave it out");
-}
-
 // The files that this rank reads or maps.
 std::vector<int> files_of(const ReadPlan& reads, int rank, const std::vector<ShardPiece>& pieces, bool in_files) {
   std::vector<int> files;
@@ -104,7 +97,7 @@ void fetch_files(World& world, const Checkpoint& checkpoint, const std::vector<i
 RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& plan, Backend& backend, const LoadOptions& options) {
   check_options(options);
   const auto started = std::chrono::steady_clock::now();
-  if (is_dummy(checkpoint.storage())) check_dummy(options);
+  check_dummy(checkpoint.storage(), options);
   const bool in_files = options.method == ReadMethod::mmap;
   if (in_files) check_mmap(backend, options);
   const RankPlan rank = plan.rank(world.rank());

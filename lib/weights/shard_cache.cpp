@@ -65,7 +65,9 @@ std::vector<std::filesystem::path> other_files(const std::filesystem::path& fold
 }  // namespace
 
 ShardKey shard_key(const Checkpoint& checkpoint, const Plan& plan, int world_rank, WeightFormat weights, const HeldLayout& layout) {
-  return {checkpoint.fingerprint(), plan.to_json(), plan.spec(), world_rank, plan.world_size, weights, hash_layout(layout)};
+  const auto absorbing = std::find_if(layout.tensors.begin(), layout.tensors.end(), [](const HeldTensor& t) { return t.key_up_bytes > 0; });
+  const char* absorbed = dtype_name(absorbing == layout.tensors.end() ? DType::f32 : absorbing->absorbed_dtype);
+  return {checkpoint.fingerprint(), plan.to_json(), plan.spec(), world_rank, plan.world_size, weights, absorbed, hash_layout(layout)};
 }
 
 std::optional<ShardFile> ShardFile::find(const std::filesystem::path& folder, const ShardKey& key, const HeldLayout& layout) {

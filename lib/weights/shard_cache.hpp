@@ -22,6 +22,7 @@ struct ShardKey {
   std::string plan, plan_spec;   ///< JSON; for a person
   int rank = 0, ranks = 1;       ///< of the World
   WeightFormat weights = WeightFormat::as_stored;
+  const char* absorbed = "f32";  ///< dtype of the absorbed copies
   std::string layout;            ///< hash of the HeldLayout
   DSINFER_INTERNAL std::string hex() const;
   DSINFER_INTERNAL std::string file_name() const;

@@ -93,8 +93,8 @@ std::string json_of(const ShardKey& key, const HeldLayout& layout, const std::ve
   for (const Hash128& hash : hashes) digits += hash.hex();
   // The hash of the header comes first, where it is found without a parser.
   std::string json = fmt::format("{{\"__metadata__\":{{\"header_hash\":\"{:032}\",\"format\":\"dsinfer shard cache\",\"version\":\"{}\",\"library\":\"{}\",\"checkpoint\":{},\"plan_spec\":{},"
-                                 "\"plan\":{},\"rank\":\"{}\",\"ranks\":\"{}\",\"weights\":\"{}\",\"layout\":\"{}\",\"block_bytes\":\"{}\",\"block_hashes\":\"{}\"}}",
-                                 0, kVersion, DSINFER_VERSION, quoted(key.checkpoint), quoted(key.plan_spec), quoted(key.plan), key.rank, key.ranks, weights_name(key.weights), key.layout,
+                                 "\"plan\":{},\"rank\":\"{}\",\"ranks\":\"{}\",\"weights\":\"{}\",\"absorbed\":\"{}\",\"layout\":\"{}\",\"block_bytes\":\"{}\",\"block_hashes\":\"{}\"}}",
+                                 0, kVersion, DSINFER_VERSION, quoted(key.checkpoint), quoted(key.plan_spec), quoted(key.plan), key.rank, key.ranks, weights_name(key.weights), key.absorbed, key.layout,
                                  kShardBlock, digits);
   for (const Segment& s : segments_of(layout))
     json += fmt::format(",{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", quoted(s.name), s.dtype, fmt::join(s.shape, ","), s.at, s.at + s.bytes);
@@ -167,6 +167,7 @@ std::vector<std::string> shard_differences(std::string_view header, const ShardK
       differences.push_back(spec == key.plan_spec ? fmt::format("the plan {} lays its ranks or stages out differently", spec) : fmt::format("the plan is {}, this run has {}", spec, key.plan_spec));
     }
     compare("the format of the weights", "weights", weights_name(key.weights));
+    compare("the dtype of kv_b_proj's absorbed copies (bf16 for a Hopper GPU in w8a8: --absorbed-bf16)", "absorbed", key.absorbed);
     if (differences.empty()) compare("the hash of the layout", "layout", key.layout);
   } catch (const Error&) {
     return {"its header is damaged"};
