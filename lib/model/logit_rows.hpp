@@ -29,7 +29,6 @@ class DSINFER_INTERNAL LogitRows {
   /// Rows that are on the host already, or none.
   void hold(TensorView logits);
 
-  int64_t size() const { return logits_ ? logits_.dim(0) : 0; }
   /// Nothing where row i was not asked about.
   std::optional<Answer> answer(int64_t i) const;
   /// Row i, brought to the host where it is not there. Valid until the next call.

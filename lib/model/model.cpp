@@ -36,6 +36,13 @@ void check_sizes(const ForwardOptions& o) {
   at_least_one("max_tokens", o.max_tokens);
   at_least_one("max_sequences", o.max_sequences);
   at_least_one("page_size", o.page_size);
+  const auto at_most = [](const char* name, int64_t value, int64_t limit) {  // far beyond use, so that no product of sizes overflows
+    if (value > limit) throw Error(Error::invalid_argument, fmt::format("{} is {}, expected at most {}", name, value, limit));
+  };
+  at_most("max_tokens", o.max_tokens, 1 << 20);
+  at_most("max_sequences", o.max_sequences, 1 << 20);
+  at_most("page_size", o.page_size, 1 << 14);
+  at_most("num_pages", o.num_pages, INT32_MAX);
   if (o.max_len < 0 || o.num_pages < 0 || o.threads < 0) {
     throw Error(Error::invalid_argument, "max_len, num_pages and threads must not be negative (0 = automatic)");
   }
