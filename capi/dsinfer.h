@@ -289,8 +289,8 @@ typedef struct dsinfer_load_options {
   int32_t weights;            /* DSINFER_WEIGHTS_… */
   int32_t method;             /* DSINFER_READ_… */
   int32_t depth;              /* reads in flight of a rank; 0: the usual */
-  int32_t absorbed_bf16;      /* 1: absorbed copies of kv_b_proj in BF16, as shards for a Hopper GPU in w8a8 must be; 0: F32. Forwards and engines choose by
-                                 themselves */
+  int32_t absorbed_bf16;      /* 1: absorbed copies of kv_b_proj in BF16, as shards for a Hopper GPU in w8a8 must be; 0: F32. Where a GPU has kernels made for the
+                                 model's dimensions, forwards and engines take 1 whatever stands here */
   dsinfer_load_callback progress; /* may be NULL */
   void* progress_user;
 } dsinfer_load_options;
@@ -369,7 +369,7 @@ typedef struct dsinfer_forward dsinfer_forward;
 /* Told while weights are loaded, on the thread that loads. Return 0 to go on, anything else to cancel: all ranks get CANCELLED. */
 typedef int32_t (*dsinfer_progress_callback)(void* user, int64_t bytes_done, int64_t bytes_total);
 
-/* AUTOMATIC: F32, or BF16 where a GPU has kernels made for the model's dimensions. FP8: UNSUPPORTED where it has none. */
+/* AUTOMATIC: F32, or BF16 where a GPU has kernels made for the model's dimensions; those are not used with F32. FP8: UNSUPPORTED where there are none. */
 enum { DSINFER_CACHE_AUTOMATIC = 0, DSINFER_CACHE_F32 = 1, DSINFER_CACHE_BF16 = 2, DSINFER_CACHE_FP8 = 3 };
 
 typedef struct dsinfer_forward_options {
@@ -383,7 +383,8 @@ typedef struct dsinfer_forward_options {
   int64_t max_sequences;    /* most sequences of one dp rank in one step; 0: 64 */
   int64_t max_len;          /* longest sequence; 0: as the model */
   int64_t page_size;        /* positions in a cache page; 0: 16. 64 whatever stands here where a GPU has kernels made for the model's dimensions */
-  int64_t num_pages;        /* cache pages of each dp rank; 0: as the others want, within memory */
+  int64_t num_pages;        /* cache pages of page_size positions of each dp rank (where pages of 64 are used: as many as hold the same); 0: as the others
+                               want, within memory */
   dsinfer_progress_callback progress; /* may be NULL */
   void* progress_user;
   const dsinfer_load_options* load; /* how weights are read and what they are held as; NULL: the usual. Its device is not looked at */
