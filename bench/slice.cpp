@@ -63,6 +63,8 @@ Settings parse(const std::vector<std::string>& words) {
     else if (words[i] == "--w8a16") s.w8a8 = false;
     else throw std::runtime_error(words[i] + ": expected --batches, --kv, --steps, --layers, --step-rows, --device, --config, --out, --name, --staging, --depth, --parts-only, --load-only, --engine-only or --w8a16");
   }
+  if (s.batches.empty() || *std::min_element(s.batches.begin(), s.batches.end()) < 1 || std::min({s.kv, s.steps, s.layers, s.step_rows}) < 1)
+    throw std::runtime_error("--batches, --kv, --steps, --layers, --step-rows: expected numbers from 1 on");
   return s;
 }
 
@@ -71,6 +73,7 @@ class SliceFolder {
  public:
   explicit SliceFolder(const Settings& s) : path_(std::filesystem::temp_directory_path() / ("bench_slice_" + std::to_string(std::time(nullptr)))) {
     std::ifstream file(s.config);
+    if (!file) throw std::runtime_error("--config " + s.config + ": cannot be read");
     Json config = Json::parse(file);
     config["num_hidden_layers"] = s.layers;
     config["first_k_dense_replace"] = 1;
