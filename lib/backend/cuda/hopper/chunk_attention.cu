@@ -19,28 +19,10 @@ struct ChunkArgs {
   int keys, group_heads;  // heads whose tiles are in flight together: their keys and values stay in L2
 };
 
-#define DSINFER_D16(d, i)                                                                                                     \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7]), \
-      "+f"(d[i + 8]), "+f"(d[i + 9]), "+f"(d[i + 10]), "+f"(d[i + 11]), "+f"(d[i + 12]), "+f"(d[i + 13]), "+f"(d[i + 14]), "+f"(d[i + 15])
-#define DSINFER_D64(d) DSINFER_D16(d, 0), DSINFER_D16(d, 16), DSINFER_D16(d, 32), DSINFER_D16(d, 48)
-#define DSINFER_64_REGISTERS                                                         \
-  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "          \
-  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
-
-/// d[64,128] += a[64,16] · b[16,128], bf16, both K-major in shared memory.
-__device__ void wgmma_scores(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " DSINFER_64_REGISTERS ", %64, %65, p, 1, 1, 0, 0;\n}"
-      : DSINFER_D64(d)
-      : "l"(a), "l"(b), "r"(int(accumulate)));
-}
-/// The same with a in registers and b N-major.
+/// d[64,128] += a[64,16] · b[16,128], bf16, a in registers and b N-major.
 __device__ void wgmma_values(float (&d)[64], const uint32_t* a, uint64_t b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " DSINFER_64_REGISTERS ", {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n"
-               : DSINFER_D64(d)
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" DSINFER_REGISTERS_64 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n"
+               : DSINFER_SUMS_64(d, 0)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
@@ -141,7 +123,7 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
       for (int c = 0; c < 3; ++c)
 #pragma unroll
         for (int k = 0; k < 4; ++k)
-          wgmma_scores(s, tile_descriptor(query + c * kColumnBytes + group * 64 * 128 + k * 32, 16),
+          wgmma_bf16(s, tile_descriptor(query + c * kColumnBytes + group * 64 * 128 + k * 32, 16),
                        tile_descriptor(tile + c * kColumnBytes + k * 32, 16), c + k > 0);
       wgmma_commit();
     };

@@ -23,6 +23,11 @@ __device__ inline uint4 load_once(const void* p) {
   return v;
 }
 
+/// 16 bytes to shared memory without waiting, past L1, all of their line into L2; zeros unless valid.
+__device__ inline void copy16(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
+}
+
 /// Four E4M3 bytes as two f16 pairs; exact.
 __device__ inline void widen(uint32_t bytes, uint32_t& low, uint32_t& high) {
   asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.rn.f16x2.e4m3x2 %0, l;\ncvt.rn.f16x2.e4m3x2 %1, h;\n}"

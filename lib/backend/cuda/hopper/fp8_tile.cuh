@@ -101,9 +101,6 @@ __global__ void __launch_bounds__(TileShape<kColumns>::kThreads, 1) fp8_tile_ker
   const float* scale_from = nullptr;
   uint32_t x_valid = 0;
   const int unit = thread % 8;
-  auto copy16 = [](uint32_t to, const void* from, bool valid) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
-  };
   auto begin_weights = [&] {
     const Place p = find(issue_tile);
 #pragma unroll

@@ -14,8 +14,8 @@ struct WideArgs {
   int tokens, n, k;
 };
 
-template <int kColumns>
 struct WideShape {
+  static constexpr int kColumns = 128;  // tokens at most
   static constexpr int kThreads = 384, kWeightBytes = 64 * 128, kTokenBytes = kColumns * 128;
   static constexpr int kStageBytes = kWeightBytes + kTokenBytes, kStages = 6;
   static constexpr int kScaleSlots = 4, kScaleBytes = kColumns * 16;          // a slot: four blocks' scales of every token
@@ -30,13 +30,12 @@ struct WideShape {
 };
 
 /// y[m,n] = Σ_b sx[m,b] · sw[n/128,b] · Σ_{k in block b} x[m,k] · w[n,k], b over blocks of 128.
-/// A block, as long as there are tiles: 64 rows of weights and up to kColumns tokens. Three threads of the third warpgroup fill a ring of
+/// A block, as long as there are tiles: 64 rows of weights and up to 128 tokens. Three threads of the third warpgroup fill a ring of
 /// K blocks by the copy engine. The other two take the blocks of K in turns, each block summed by the matrix unit (E4M3, its own accumulator), then scaled into f32; the second's sums join the first's, which stores. The order of sums
 /// is the same for every number of tokens. K a multiple of 512.
-template <int kColumns>
 __global__ void __launch_bounds__(384, 1) fp8_wide_kernel(const __grid_constant__ WideArgs a) {
-  using S = WideShape<kColumns>;
-  constexpr int kTokenTiles = kColumns / 8;
+  using S = WideShape;
+  constexpr int kTokenTiles = S::kColumns / 8;
   extern __shared__ uint8_t raw[];
   const uint32_t raw_address = uint32_t(__cvta_generic_to_shared(raw)), base = (raw_address + 1023) / 1024 * 1024;
   uint8_t* const generic = raw + (base - raw_address);
@@ -116,7 +115,7 @@ __global__ void __launch_bounds__(384, 1) fp8_wide_kernel(const __grid_constant_
         const int four = step / 4, slot = four % S::kScaleSlots;
         if (b % 4 == group) barrier_wait(scale_full + slot * 8, four / S::kScaleSlots % 2);
         const float sw = w_scale[b];
-        const float* sx = reinterpret_cast<const float*>(generic + S::kScales) + slot * kColumns * 4 + t * 8 + b % 4;
+        const float* sx = reinterpret_cast<const float*>(generic + S::kScales) + slot * S::kColumns * 4 + t * 8 + b % 4;
         wgmma_finish();
 #pragma unroll
         for (int n = 0; n < kTokenTiles; ++n) {

@@ -101,7 +101,7 @@ struct MlaHalf {
       for (int k = 0; k < 4; ++k) {
         const uint64_t keys = tile_descriptor(tile + c * S::kColumnBytes + k * 32, 16);
         if (c < 8)
-          wgmma_64<0>(scores, tile_descriptor(q + c * S::kColumnBytes + k * 32, 16), keys, j + k > 0);
+          wgmma_bf16(scores, tile_descriptor(q + c * S::kColumnBytes + k * 32, 16), keys, j + k > 0);
         else
           wgmma_64<0>(scores, rope[k * 4], rope[k * 4 + 1], rope[k * 4 + 2], rope[k * 4 + 3], keys, j + k > 0);
       }
