@@ -82,13 +82,17 @@ TEST_P(CudaBackendTest, WidthsBeyondItsKernelsAreRefusedByName) {
   EXPECT_NE(error_of([&] { backend->mla_attend(empty({1, 1, 600}), empty({1, 1, 600}), empty({1, 1, 8}), {empty({1, 4, 608}), 600}, rows, 1); }, Error::unsupported).find("608"), std::string::npos);
 }
 
-TEST(CudaGraphs, ReplayedStepsGiveTheBitsOfEagerOnes) {
-  const auto world = single_world();
+ForwardOptions mini_on_device() {
   ForwardOptions options;
   options.model = DSINFER_MINI_DIR;
   options.max_len = 128;
   options.device = test_device();
-  Forward forward(*world, options);
+  return options;
+}
+
+TEST(CudaGraphs, ReplayedStepsGiveTheBitsOfEagerOnes) {
+  const auto world = single_world();
+  Forward forward(*world, mini_on_device());
   ForwardSequence prompt;
   for (int32_t i = 0; i < 40; ++i) prompt.tokens.push_back(100 + 7 * i);
   for (int32_t page = 0; page * forward.page_size() < 128; ++page) prompt.pages.push_back(page);
@@ -114,11 +118,7 @@ TEST(CudaGraphs, ReplayedStepsGiveTheBitsOfEagerOnes) {
 // Three sequences make a step of four rows, five one of eight. A row's bits do not depend on the other rows, be they padding or not.
 TEST(CudaGraphs, PaddedStepsGiveTheBitsOfTheirRowsAlone) {
   const auto world = single_world();
-  ForwardOptions options;
-  options.model = DSINFER_MINI_DIR;
-  options.max_len = 128;
-  options.device = test_device();
-  Forward forward(*world, options);
+  Forward forward(*world, mini_on_device());
   const auto pages_each = static_cast<int32_t>(128 / forward.page_size());
   std::vector<ForwardSequence> sequences(5);
   for (int32_t s = 0; s < 5; ++s) {
