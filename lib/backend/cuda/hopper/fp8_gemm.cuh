@@ -226,6 +226,7 @@ __global__ void __launch_bounds__(GemmShape<kGrouped>::kThreads, 1) fp8_gemm_ker
     else
       for (int b = 0; b < blocks; ++b) {
         barrier_wait(full + place.stage * 8, place.parity);
+        __syncwarp();  // no matrix step holds the lanes together here: one left behind a whole ring would wait for a phase long over
         release();
       }
 
