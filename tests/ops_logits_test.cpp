@@ -86,6 +86,21 @@ TEST_P(LogitOps, SurveyPrefersTheLowerIdOnATie) {
     for (const int64_t count : {1, 3, 600, 1024}) expect_best(survey(logits, {ask(count)}, 4000)[0], logits.data(), 4000, count);
 }
 
+TEST_P(LogitOps, SurveyFindsTheBestWhereverTheyLie) {
+  const int64_t vocab = 129280, longest = 200003;
+  const std::vector<float> logits = normal(vocab, 5);
+  std::vector<float> rounded(logits), ahead(logits), every(logits), block(logits);
+  for (float& x : rounded) x = std::round(x * 4) / 4;  // many alike
+  for (size_t i = 0; i < 2000; ++i) ahead[i] += 9;
+  for (size_t i = 5; i < every.size(); i += 32) every[i] += 9;
+  for (size_t i = 0; i < block.size(); ++i)
+    if (i / 32 % 32 == 7) block[i] += 9;  // what one block of the CUDA backend sees
+  for (const std::vector<float>& row : {rounded, ahead, every, block})
+    for (const int64_t count : {2, 50, 64, 65, 1024}) expect_best(survey(row, {ask(count)}, vocab - 100)[0], row.data(), vocab - 100, count);
+  const std::vector<float> more = normal(longest, 6);
+  expect_best(survey(more, {ask(700)}, longest)[0], more.data(), longest, 700);
+}
+
 TEST_P(LogitOps, SurveySeesIdsBelowTheLimitAlone) {
   std::vector<float> logits(100, 0.0f);
   logits[40] = 1;

@@ -146,7 +146,7 @@ struct Survey {
   bool sums;                 ///< whether a row asks for one
   std::byte* scratch;
 };
-inline constexpr int64_t kSurveyRows = 512, kSurveyRowBytes = 32 * 32;
+inline constexpr int64_t kSurveyRows = 512, kSurveyRowBytes = 32 * (40 + 96 * 8);
 void survey_logits(const Survey& survey, cudaStream_t stream);
 
 /// Strided copy on the device. Strides in elements of `size` bytes (1, 2, 4 or 8).
