@@ -61,6 +61,7 @@ class Device {
     std::byte *host = nullptr, *device = nullptr;
     cudaEvent_t done = nullptr;  ///< recorded when what the slot holds is no longer needed
   };
+  static constexpr size_t kStaging = size_t{4} << 20;  ///< a pinned block: large enough for the bus to run at speed
   void make();
   void release();
   void wait(cudaEvent_t event);
