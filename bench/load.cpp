@@ -1,7 +1,7 @@
 // Loading against what the disk and the page cache give. bench/load_peers.py runs this, fio and Python's loaders on the same files in one go.
 //   bench_load make FOLDER [GB]                      a seeded checkpoint of that size (default 8.5), once
 //   bench_load cold FOLDER                           drops its files from the page cache
-//   bench_load load FOLDER RANKS METHOD [PLAN]       load() by RANKS threads, by default tp=RANKS: one line of JSON
+//   bench_load load FOLDER RANKS METHOD [PLAN [DEVICE]]  load() by RANKS threads, by default tp=RANKS on cpu: one line of JSON
 //   bench_load copy FOLDER THREADS fresh|huge|touched  parallel pread into one buffer, freshly mapped, with huge pages, or touched before: the same
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -75,7 +75,7 @@ ReadMethod method_of(const std::string& name) {
   throw std::runtime_error("method \"" + name + "\": expected auto, uring, direct, pread or mmap");
 }
 
-Json time_load(const fs::path& folder, int ranks, const std::string& method, const std::string& spec) {
+Json time_load(const fs::path& folder, int ranks, const std::string& method, const std::string& spec, const std::string& device) {
   const ModelConfig config = ModelConfig::load(folder);
   const Plan plan = solve(config, PlanRequest::parse(spec.empty() ? "tp=" + std::to_string(ranks) : spec, ranks));
   LoadOptions options;
@@ -90,7 +90,7 @@ Json time_load(const fs::path& folder, int ranks, const std::string& method, con
   for (size_t rank = 0; rank < worlds.size(); ++rank)
     threads.emplace_back([&, rank] {
       try {
-        weights[rank] = std::make_unique<LoadedWeights>(load(*worlds[rank], folder, plan, options));
+        weights[rank] = std::make_unique<LoadedWeights>(load(*worlds[rank], folder, plan, options, device));
         reports[rank] = weights[rank]->report();
       } catch (const std::exception& e) {
         worlds[rank]->report_failure(e.what());
@@ -103,7 +103,7 @@ Json time_load(const fs::path& folder, int ranks, const std::string& method, con
   int64_t bytes = 0, held = 0, peak = 0;
   for (const LoadReport& report : reports) bytes += report.bytes_read, held += report.bytes_held, peak = std::max(peak, report.host_peak_bytes);
   const int64_t extra = std::max<int64_t>(0, status_bytes("VmHWM") - resident - held);
-  return {{"seconds", seconds}, {"bytes", bytes}, {"gb_per_s", static_cast<double>(bytes) / seconds * 1e-9}, {"ranks", ranks}, {"plan", plan.spec()}, {"method", reports[0].method},
+  return {{"seconds", seconds}, {"bytes", bytes}, {"gb_per_s", static_cast<double>(bytes) / seconds * 1e-9}, {"after_device_seconds", reports[0].seconds}, {"ranks", ranks}, {"plan", plan.spec()}, {"method", reports[0].method},
           {"held_bytes", held}, {"extra_bytes_per_rank", extra / ranks}, {"reported_peak_bytes", peak}, {"rchar", bytes_read_by_kernel() - read}};
 }
 
@@ -148,7 +148,7 @@ int run(const std::vector<std::string>& words) {
   if (words.size() < 2) throw std::runtime_error("usage: bench_load make|cold|load|copy FOLDER …");
   if (words[0] == "make") std::printf("%lld\n", static_cast<long long>(bench::make_load_checkpoint(words[1], std::stod(word(2, "8.5")))));
   else if (words[0] == "cold") drop(words[1]);
-  else if (words[0] == "load") std::printf("%s\n", time_load(words[1], std::stoi(word(2, "1")), word(3, "auto"), word(4, "")).dump().c_str());
+  else if (words[0] == "load") std::printf("%s\n", time_load(words[1], std::stoi(word(2, "1")), word(3, "auto"), word(4, ""), word(5, "cpu")).dump().c_str());
   else if (words[0] == "copy") std::printf("%s\n", time_copy(words[1], std::stoi(word(2, "1")), word(3, "fresh")).dump().c_str());
   else throw std::runtime_error(words[0] + ": expected make, cold, load or copy");
   return 0;

@@ -1,6 +1,6 @@
 // A slice of DeepSeek-V3 (1 dense and 5 MoE layers with all 256 experts, embedding, head) generating through the engine, and each part of its decode step alone,
 // in one run. Weights are made up from a seed, so that no checkpoint is needed.
-//   bench_slice [--batches 1,8,32] [--kv 1024] [--steps 40] [--layers 6] [--device cuda] [--config FILE] [--out FILE] [--name GPU] [--staging MB] [--depth N] [--parts-only | --engine-only | --load-only]
+//   bench_slice [--batches 1,8,32] [--kv 1024] [--steps 40] [--layers 6] [--device cuda] [--config FILE] [--out FILE] [--name GPU] [--staging MB] [--depth N] [--readers 8,16] [--parts-only | --engine-only | --load-only]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -15,6 +15,7 @@
 #include "backend/logit_survey.hpp"
 #include "dsinfer/engine.hpp"
 #include "model/step_times.hpp"
+#include "slice_load.hpp"
 #include "slice_parts.hpp"
 
 namespace {
@@ -26,7 +27,7 @@ using Clock = std::chrono::steady_clock;
 
 struct Settings {
   std::string device = "cuda", config = DSINFER_BENCH_CONFIG, out, name = "unnamed";
-  std::vector<int64_t> batches = {1, 8, 32};
+  std::vector<int64_t> batches = {1, 8, 32}, readers;
   int64_t kv = 1024, steps = 40, layers = 6, step_rows = 512;
   int64_t staging = 192, depth = 0;
   bool parts = true, engine = true, timed = true, w8a8 = true;
@@ -57,11 +58,12 @@ Settings parse(const std::vector<std::string>& words) {
     else if (words[i] == "--name") s.name = value();
     else if (words[i] == "--staging") s.staging = std::stoll(value());
     else if (words[i] == "--depth") s.depth = std::stoll(value());
+    else if (words[i] == "--readers") s.readers = numbers(value());
     else if (words[i] == "--parts-only") s.engine = false;
     else if (words[i] == "--load-only") s.engine = s.timed = false;
     else if (words[i] == "--engine-only") s.parts = false;
     else if (words[i] == "--w8a16") s.w8a8 = false;
-    else throw std::runtime_error(words[i] + ": expected --batches, --kv, --steps, --layers, --step-rows, --device, --config, --out, --name, --staging, --depth, --parts-only, --load-only, --engine-only or --w8a16");
+    else throw std::runtime_error(words[i] + ": expected --batches, --kv, --steps, --layers, --step-rows, --device, --config, --out, --name, --staging, --depth, --readers, --parts-only, --load-only, --engine-only or --w8a16");
   }
   if (s.batches.empty() || *std::min_element(s.batches.begin(), s.batches.end()) < 1 || std::min({s.kv, s.steps, s.layers, s.step_rows}) < 1)
     throw std::runtime_error("--batches, --kv, --steps, --layers, --step-rows: expected numbers from 1 on");
@@ -162,6 +164,20 @@ Json time_engine(Engine& engine, const Settings& s, int64_t batch, const Samplin
                        {"choose", each(all.choose)}, {"token", each(all.token)}}}};
 }
 
+Json describe_load(const Settings& s, const SliceParts& slice, const ForwardOptions& options) {
+  const LoadReport& report = slice.report();
+  const double speed = static_cast<double>(report.bytes_read) * 1e-9 / report.seconds, link = bench::link_speed(slice.backend());
+  Json load = {{"bytes", report.bytes_read}, {"seconds", report.seconds}, {"gb_per_s", speed}, {"link_gb_per_s", link}, {"of_link", speed / link}};
+  std::printf("loaded %.1f GB in %.2f s: %.1f GB/s, %.2f of the %.1f GB/s of copies from pinned memory\n", static_cast<double>(report.bytes_read) * 1e-9, report.seconds, speed, speed / link, link);
+  for (const int64_t threads : s.readers) {
+    const double making = bench::reading_speed(options.model, static_cast<int>(threads));
+    load["reading_gb_per_s"][std::to_string(threads)] = making;
+    std::printf("%lld threads make them up, for no one, at %.1f GB/s\n", static_cast<long long>(threads), making);
+  }
+  std::fflush(stdout);
+  return load;
+}
+
 int run(const Settings& s) {
   const SliceFolder folder(s);
   const ForwardOptions options = forward_options(s, folder);
@@ -177,9 +193,7 @@ int run(const Settings& s) {
   std::map<int64_t, Json> parts;
   if (s.parts) {
     SliceParts slice(*worlds[0], options);
-    result["load"] = {{"bytes", slice.report().bytes_read}, {"seconds", slice.report().seconds}, {"gb_per_s", static_cast<double>(slice.report().bytes_read) * 1e-9 / slice.report().seconds}};
-    std::printf("loaded %.1f GB in %.1f s\n", static_cast<double>(slice.report().bytes_read) * 1e-9, slice.report().seconds);
-    std::fflush(stdout);
+    result["load"] = describe_load(s, slice, options);
     if (!slice.has_blocks()) std::printf("device %s has no blocks for this model: parts are not timed\n", s.device.c_str());
     for (const int64_t batch : s.batches) {
       if (!slice.has_blocks() || !s.timed) break;

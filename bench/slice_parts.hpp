@@ -15,6 +15,7 @@ class SliceParts {
  public:
   SliceParts(dsinfer::World& world, dsinfer::ForwardOptions options);
   const dsinfer::LoadReport& report() const { return loaded_->report; }
+  dsinfer::Backend& backend() const { return *backend_; }
   bool has_blocks() const { return blocks_ != nullptr; }
   /// Microseconds of each part of a step of `batch` sequences at position `kv`: embed, dense, moe (all its layers in a chain), head, survey_greedy, survey_drawn, answer (of greedy
   /// rows, back on the host).

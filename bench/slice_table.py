@@ -16,7 +16,8 @@ def tables(data):
     yield (f"{data['date']}, {data['device']}. Command: `bench_slice --batches 1,8,32,128 --out bench/data/slice.json`. {data['layers']} layers of DeepSeek-V3 (the first dense, all 256 experts in the others), "
            f"made-up weights, prompts of {data['kv']} random tokens, decode steps through `Engine` with graphs, medians. The parts were timed alone in the same run, as graphs where the "
            "step has them in one: dense and MoE layers in a chain over a filled cache, the head with its norm, the survey of the logits by which tokens are chosen."
-           + (f" Loading: {load['bytes'] * 1e-9:.1f} GB in {load['seconds']:.1f} s, {load['gb_per_s']:.1f} GB/s." if load else ""))
+           + (f" Loading: {load['bytes'] * 1e-9:.1f} GB in {load['seconds']:.1f} s, {load['gb_per_s']:.1f} GB/s"
+              + (f", {load['of_link']:.2f} of the {load['link_gb_per_s']:.1f} GB/s of copies from pinned memory." if "of_link" in load else ".") if load else ""))
     yield ""
     yield "| batch | sampling | step µs | parts, summed | step / sum | embed | dense layer | MoE layers | head | survey |"
     yield "|---|---|---|---|---|---|---|---|---|---|"

@@ -1,5 +1,8 @@
-/// A Backend that lies about its memory or its place; everything else it passes on.
+/// A Backend that lies about its memory or its place, or uploads late; everything else it passes on.
 #pragma once
+#include <deque>
+#include <map>
+
 #include "backend/backend.hpp"
 
 namespace dsinfer::testing_support {
@@ -11,8 +14,9 @@ class SpoiltBackend final : public Backend {
   size_t available = SIZE_MAX;      ///< what available_bytes() says
   bool no_fp8 = false;              ///< supports() refuses fp8_block
   Place place = Place::host;        ///< what allocate() says of its memory, which is the inner one's all the same
+  int patience = 0;                 ///< so many questions until an upload from staging() ends, which reads its source only then; 0: at once
   size_t allocated = 0;
-  int64_t copied = 0;
+  int64_t copied = 0, uploaded_late = 0;
 
   const char* name() const override { return "spoilt"; }
   Buffer allocate(size_t bytes) override {
@@ -21,9 +25,35 @@ class SpoiltBackend final : public Backend {
     return Buffer(memory->data(), bytes, place, [memory](std::byte*) mutable { memory.reset(); });
   }
   void copy(TensorView dst, TensorView src) override {
-    copied += dst.bytes();
-    dst.place = src.place = Place::host;
-    inner_.copy(dst, src);
+    await_upload(begun_);  // it comes after them
+    pass_on(dst, src);
+  }
+  Buffer staging(size_t bytes) override {
+    auto memory = std::make_shared<Buffer>(inner_.staging(bytes));
+    staged_[memory->data()] = bytes;
+    return Buffer(memory->data(), bytes, Place::host, [this, memory](std::byte* data) mutable {
+      await_upload(begun_);
+      staged_.erase(data);
+      memory.reset();
+    });
+  }
+  uint64_t upload(TensorView dst, TensorView src) override {
+    auto from = staged_.upper_bound(src.data);
+    const bool known = from != staged_.begin() && (--from)->first + from->second >= src.data + src.bytes();
+    if (patience == 0 || !known) {
+      pass_on(dst, src);
+      return 0;
+    }
+    late_.emplace_back(dst, src);
+    uploaded_late += dst.bytes();
+    return ++begun_;
+  }
+  bool uploaded(uint64_t upload) override {
+    if (ended_ < upload && ++asked_ % patience == 0) end_one();
+    return ended_ >= upload;
+  }
+  void await_upload(uint64_t upload) override {
+    while (ended_ < upload) end_one();
   }
   void zero(TensorView x) override { inner_.zero(x); }
   Stream stream() const override { return inner_.stream(); }
@@ -54,7 +84,22 @@ class SpoiltBackend final : public Backend {
   void scatter_add(TensorView out, TensorView x, TensorView rows, TensorView scale) override { inner_.scatter_add(out, x, rows, scale); }
 
  private:
+  void pass_on(TensorView dst, TensorView src) {
+    copied += dst.bytes();
+    dst.place = src.place = Place::host;
+    inner_.copy(dst, src);
+  }
+  void end_one() {
+    pass_on(late_.front().first, late_.front().second);
+    late_.pop_front();
+    ++ended_;
+  }
+
   Backend& inner_;
+  std::map<std::byte*, size_t> staged_;
+  std::deque<std::pair<TensorView, TensorView>> late_;
+  uint64_t begun_ = 0, ended_ = 0;
+  int asked_ = 0;
 };
 
 }  // namespace dsinfer::testing_support

@@ -60,6 +60,16 @@ class DSINFER_INTERNAL Backend {
   virtual Buffer allocate(size_t bytes) = 0;
   /// Same dtype and shape; any place to any place, in stream order. Host memory may be changed or read at once on return.
   virtual void copy(TensorView dst, TensorView src) = 0;
+  /// Host memory for bytes on their way here, page-aligned, not zeroed: pinned where the device takes it faster from there. May outlive the backend; what upload()
+  /// still reads from it when it is given back has ended by then. Throws out_of_memory naming the bytes.
+  virtual Buffer staging(size_t bytes);
+  /// As copy() from dense memory of staging() to where nothing asked for before writes or reads, beside the other operations where the backend can: what is asked for
+  /// later finds dst filled, and src must stay as it is until uploaded(), with the number given. Other host memory is copied before the return. Not within run().
+  virtual uint64_t upload(TensorView dst, TensorView src);
+  /// Whether the uploads up to that one have ended. Never waits. 0: always.
+  virtual bool uploaded(uint64_t /*upload*/) { return true; }
+  /// Returns when they have.
+  virtual void await_upload(uint64_t /*upload*/) {}
   /// Dense x := 0.
   virtual void zero(TensorView x) = 0;
   virtual Stream stream() const = 0;
@@ -125,6 +135,9 @@ class DSINFER_INTERNAL Backend {
   /// that is not in `sums`. 0 < id_limit ≤ V. False where the backend has no such way, and nothing is done: the caller looks at the rows.
   virtual bool survey_logits(TensorView /*out*/, TensorView /*logits*/, TensorView /*asks*/, int64_t /*id_limit*/, int /*sums*/) { return false; }
 };
+
+/// Page-aligned, not zeroed. Throws out_of_memory naming the bytes.
+DSINFER_INTERNAL Buffer host_pages(size_t bytes);
 
 /// "cpu", or "cuda" / "cuda:1" through libdsinfer_cuda. Throws invalid_argument for another name, not_found where the component is absent.
 DSINFER_INTERNAL std::unique_ptr<Backend> make_backend(const std::string& device, const BackendOptions& options);

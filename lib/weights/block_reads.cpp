@@ -22,14 +22,6 @@ struct Held {
   std::shared_ptr<void> memory;
 };
 
-std::shared_ptr<StagingBlock> staging_block(int64_t bytes) {
-  try {
-    return std::make_shared<StagingBlock>(bytes);
-  } catch (const std::bad_alloc&) {
-    throw Error(Error::out_of_memory, fmt::format("the host has no room for {} bytes of staging memory", bytes));
-  }
-}
-
 }  // namespace
 
 BlockReads::BlockReads(IoEngine engine, int depth, bool remote, int64_t longest, int64_t staging, std::chrono::milliseconds stall)
@@ -48,8 +40,8 @@ void BlockReads::start(Slot& slot, size_t tag) {
   std::byte* out = read.into;
   if (!placed) {
     if (!slot.memory) {
-      slot.memory = staging_block(up(longest_, alignment) + 2 * alignment);
-      staging_bytes_ += slot.memory->bytes();
+      slot.memory = std::make_shared<Buffer>(host_pages(static_cast<size_t>(up(longest_, alignment) + 2 * alignment)));
+      staging_bytes_ += static_cast<int64_t>(slot.memory->size());
     }
     begin = down(begin, alignment);
     end = up(end, alignment);

@@ -4,8 +4,8 @@
 #include <functional>
 #include <memory>
 
+#include "backend/backend.hpp"
 #include "storage/read_queue.hpp"
-#include "weights/staging.hpp"
 
 namespace dsinfer {
 
@@ -35,7 +35,7 @@ class DSINFER_INTERNAL BlockReads {
     BlockRead read;
     size_t block = 0;
     std::span<std::byte> bytes;
-    std::shared_ptr<StagingBlock> memory;  // made when first needed
+    std::shared_ptr<Buffer> memory;  // made when first needed
   };
   using Clock = std::chrono::steady_clock;
   void start(Slot& slot, size_t tag);

@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "storage/mapped_file.hpp"
+#include "weights/absorb.hpp"
 #include "weights/landing_piece.hpp"
 #include "weights/load_terms.hpp"
 #include "weights/weight_set_builder.hpp"
@@ -26,7 +27,7 @@ class RankLanding final : public Landing {
  public:
   RankLanding(const Checkpoint& checkpoint, const std::vector<ShardPiece>& pieces, const ModelConfig& config, const RankPlan& rank, Backend& backend, WeightFormat format, bool in_files,
               DType absorbed)
-      : config_(config), room_{backend, {}, {}}, layout_(held_layout(pieces, config, format, in_files, absorbed)) {
+      : config_(config), room_{backend}, layout_(held_layout(pieces, config, format, in_files, absorbed)) {
     for (const HeldTensor& tensor : layout_.tensors)
       if (!tensor.vector && !backend.supports(tensor.format))
         throw Error(Error::unsupported, fmt::format("tensor {} is held as {}, which the {} backend cannot compute with", tensor.name, format_name(tensor.format), backend.name()));
@@ -64,6 +65,14 @@ class RankLanding final : public Landing {
     arrive(piece, end - begin);
   }
 
+  uint64_t take_staged(int piece, int64_t begin, int64_t end, std::span<const std::byte> bytes) override {
+    room_.bytes_stay = true;
+    room_.upload = 0;
+    take(piece, begin, end, bytes);
+    room_.bytes_stay = false;
+    return room_.upload;
+  }
+
   WeightSet finish(const std::function<void()>& poll) override {
     for (const Piece& piece : landers_)
       if (piece.missing > 0) throw Error(Error::internal, fmt::format("{} rows of tensor {} did not arrive", piece.missing, piece.name));
@@ -78,6 +87,7 @@ class RankLanding final : public Landing {
   }
 
   const HeldLayout& layout() const override { return layout_; }
+  Place place() const override { return buffer_->place(); }
   std::shared_ptr<void> memory() const override { return buffer_; }
 
  private:
@@ -160,50 +170,16 @@ class RankLanding final : public Landing {
     return scales;
   }
 
-  TensorView on_host(TensorView view, std::vector<std::byte>& storage) {
-    if (view.place == Place::host || !view) return view;
-    storage.resize(static_cast<size_t>(view.bytes()));
-    TensorView host = view;
-    host.data = storage.data();
-    host.place = Place::host;
-    room_.backend.copy(host, view);
-    return host;
-  }
-
-  // key_up[h] = W_UKᵀ, value_up[h] = W_UV of head h, from the matrix as held, decoded before the cut so that blocks may straddle the two.
+  // From the matrix as held, decoded row by row, so that blocks may straddle keys and values.
   void absorb(const HeldTensor& tensor) {
-    std::vector<std::byte> data, scale, zeros;
-    Weight weight = held_matrix(tensor, buffer_->data(), buffer_->place());
-    weight.data = on_host(weight.data, data);
-    weight.scale = on_host(weight.scale, scale);
-    weight.zeros = on_host(weight.zeros, zeros);
-    const TensorView key_up = held_key_up(tensor, config_, buffer_->data(), buffer_->place()), value_up = held_value_up(tensor, config_, buffer_->data(), buffer_->place());
-    const int64_t latent = config_.kv_lora_rank, nope = config_.qk_nope_head_dim, value = config_.v_head_dim;
-    std::vector<float> rows(static_cast<size_t>((nope + value) * latent)), key(static_cast<size_t>(nope * latent));
-    for (int64_t h = 0; h < key_up.dim(0); ++h) {
-      decode_rows(rows.data(), weight, h * (nope + value), (h + 1) * (nope + value));
-      for (int64_t r = 0; r < latent; ++r)
-        for (int64_t d = 0; d < nope; ++d) key[static_cast<size_t>(r * nope + d)] = rows[static_cast<size_t>(d * latent + r)];
-      put_absorbed(key_up.rows(h, h + 1), key.data());
-      put_absorbed(value_up.rows(h, h + 1), rows.data() + nope * latent);
-    }
-  }
-
-  void put_absorbed(TensorView to, const float* from) {
-    TensorView host = to;  // dense
-    host.place = Place::host;
-    host.data = reinterpret_cast<std::byte*>(const_cast<float*>(from));
-    std::vector<uint16_t> halves;
-    if (to.dtype == DType::bf16) {
-      halves.resize(static_cast<size_t>(to.elements()));
-      std::transform(from, from + to.elements(), halves.begin(), f32_to_bf16);
-      host.data = reinterpret_cast<std::byte*>(halves.data());
-    }
-    room_.backend.copy(to, host);
+    std::byte* base = buffer_->data();
+    const Place place = buffer_->place();
+    absorber_.absorb(held_matrix(tensor, base, place), held_key_up(tensor, config_, base, place), held_value_up(tensor, config_, base, place));
   }
 
   const ModelConfig config_;
   LandingRoom room_;
+  Absorber absorber_{room_};
   HeldLayout layout_;
   std::shared_ptr<Buffer> buffer_;
   std::vector<Piece> landers_;

@@ -30,9 +30,13 @@ class DSINFER_INTERNAL Landing {
   virtual void arrived(int piece, int64_t begin, int64_t end) = 0;
   /// The bytes of rows [begin, end) of the piece's cut, dense. Each row once. Throws bad_format naming file, tensor and place for scales that are not finite.
   virtual void take(int piece, int64_t begin, int64_t end, std::span<const std::byte> bytes) = 0;
+  /// As take() of bytes in memory of Backend::staging(), which stay as they are until that backend has uploaded() what is returned.
+  virtual uint64_t take_staged(int piece, int64_t begin, int64_t end, std::span<const std::byte> bytes) = 0;
   /// After every row of every piece: checks that all is there, absorbs what is left, gives the weights. `poll` is called now and then; may throw.
   virtual WeightSet finish(const std::function<void()>& poll) = 0;
   virtual const HeldLayout& layout() const = 0;
+  /// Of the rank's buffer.
+  virtual Place place() const = 0;
   /// Keeps the rank's buffer alive: for reads that the system may still hold when a load is given up.
   virtual std::shared_ptr<void> memory() const = 0;
 };

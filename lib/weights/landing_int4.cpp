@@ -125,13 +125,9 @@ class AwqWords final : public PieceLander {
     if (begin % 2 != 0 || end % 2 != 0) throw Error(Error::internal, fmt::format("rows {} … {} of AWQ words are no pairs", begin, end));
     const TensorView target = data_.slice(1, begin / 2, end / 2);
     if (target.elements() == 0) return;
-    // Straight to memory on the host; elsewhere through staging, copied with its stride.
-    const bool there = target.place == Place::host;
-    if (!there) room_.staging.resize(std::max(room_.staging.size(), static_cast<size_t>(target.bytes())));
-    TensorView out = target;
-    if (!there) out = TensorView(room_.staging.data(), DType::u8, {target.dim(0), target.dim(1)});
-    transpose(reinterpret_cast<uint8_t*>(out.data), out.stride[0], bytes, end - begin);
-    if (!there) room_.backend.copy(target, out);
+    const auto rows = end - begin;
+    if (target.place == Place::host) transpose(reinterpret_cast<uint8_t*>(target.data), target.stride[0], bytes, rows);  // with its stride
+    else room_.fill(target, [&](std::byte* out) { transpose(reinterpret_cast<uint8_t*>(out), target.dim(1), bytes, rows); });
   }
 
  private:

@@ -23,7 +23,9 @@ class AsStored final : public PieceLander {
   void take(int64_t begin, int64_t end, std::span<const std::byte> bytes) override {
     const TensorView rows = target_.rows(begin, end);
     if (rows.place == Place::host) return room_.fill(rows, [&](std::byte* out) { std::memcpy(out, bytes.data(), bytes.size()); });
-    room_.backend.copy(rows, dense(rows, const_cast<std::byte*>(bytes.data())));  // read alone; a device takes it from there, with no copy in between
+    const TensorView from = dense(rows, const_cast<std::byte*>(bytes.data()));  // read alone; a device takes it from there
+    if (room_.bytes_stay) room_.upload = room_.backend.upload(rows, from);
+    else room_.backend.copy(rows, from);
   }
 
  private:
@@ -125,9 +127,12 @@ void refuse_scale(const PieceName& name, float scale, int64_t begin, int64_t fla
 void LandingRoom::fill(TensorView target, const std::function<void(std::byte*)>& write) {
   if (target.elements() == 0) return;
   if (target.place == Place::host && target.contiguous()) return write(target.data);
-  staging.resize(std::max(staging.size(), static_cast<size_t>(target.bytes())));
-  write(staging.data());
-  backend.copy(target, dense(target, staging.data()));
+  Made& next = made[turn];
+  turn = (turn + 1) % made.size();
+  backend.await_upload(next.upload);
+  if (const auto bytes = static_cast<size_t>(target.bytes()); next.memory.size() < bytes) next.memory = backend.staging(bytes);
+  write(next.memory.data());
+  next.upload = backend.upload(target, dense(target, next.memory.data()));
 }
 
 std::string PieceName::place(int64_t begin, int64_t flat) const {

@@ -1,5 +1,6 @@
 /// PieceLander: how the rows of one stored tensor come to lie in memory.
 #pragma once
+#include <array>
 #include <functional>
 #include <memory>
 #include <span>
@@ -12,9 +13,17 @@ namespace dsinfer {
 
 /// What all pieces of one rank share.
 struct LandingRoom {
+  /// What is made on the host before it goes to a device: one is filled while the other is still read. They grow to the largest take().
+  struct Made {
+    Buffer memory;
+    uint64_t upload = 0;
+  };
   Backend& backend;
-  std::vector<std::byte> staging;  ///< what is made on the host before it is copied to a device; grows to the largest take()
-  std::vector<float> values;       ///< values on their way to another format
+  std::array<Made, 2> made{};
+  size_t turn = 0;
+  std::vector<float> values{};     ///< values on their way to another format
+  bool bytes_stay = false;         ///< those of this take(), until uploaded() of what it sets:
+  uint64_t upload = 0;
   /// Fills `target`, or staging that is then copied to it, with the bytes of a dense tensor of its shape.
   void fill(TensorView target, const std::function<void(std::byte*)>& write);
 };

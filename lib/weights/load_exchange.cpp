@@ -16,8 +16,7 @@ bool LoadRun::hand_on() {
       ++i;
       continue;
     }
-    staging_.give_back(std::move(slot.block));
-    idle_.push_back(number);
+    give_back(number);
     serving_.erase(serving_.begin() + static_cast<std::ptrdiff_t>(i));
   }
   return any;
@@ -71,7 +70,7 @@ void LoadRun::take(int64_t index, std::string_view payload) {
     const Cut mine = part_for(task_.reads, p, task_.config, rank_plan_);
     const auto bytes = static_cast<size_t>(mine.elements() * dtype_size(tensor(p).dtype));
     if (bytes > payload.size()) throw Error(Error::internal, fmt::format("rank {}: a part of chunk {} came cut short", rank_, index));
-    land(p, mine, std::as_bytes(std::span(payload.substr(0, bytes))));
+    land(p, mine, std::as_bytes(std::span(payload.substr(0, bytes))), /*staged=*/false);
     payload.remove_prefix(bytes);
     received_ += static_cast<int64_t>(bytes);
     received_in_phase_ += static_cast<int64_t>(bytes);

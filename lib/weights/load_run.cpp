@@ -18,6 +18,8 @@ namespace {
 constexpr int64_t kLongPart = int64_t{64} << 10;  // read to its place by itself; shorter ones come together
 constexpr int64_t kBypass = int64_t{1} << 20;     // from here on, reading past the page cache pays for its alignment
 
+constexpr int64_t kLongestRead = ReadPlanOptions{}.own_block + 2 * 4096;          // a chunk and its page's edges
+
 // Reads in flight: enough for a fast array from one rank; many ranks of a node share them out. Weights that are made up take a core each: half of the cores, and the bytes
 // are still in caches when they go on (on 16 cores to an H100, 61.9 GB in 2.1 s with 8 at once, 3.0 s with 32).
 int depth_of(const LoadTask& task) {
@@ -36,7 +38,8 @@ bool remote(const LoadTask& task) {
 
 LoadRun::LoadRun(const LoadTask& task)
     : task_(task), rank_(task.world.rank()), rank_plan_(task.plan.rank(rank_)), expected_(task.reads.ranks[static_cast<size_t>(rank_)].bytes_received),
-      staging_(staging_share(task.reads.ranks[static_cast<size_t>(rank_)], task.options.host_bytes)), handing_(task.world, task.options.host_bytes / 4), queue_(make_read_queue(io_engine(task.options.method), depth_of(task), remote(task))) {
+      staging_(task.backend, staging_share(task.reads.ranks[static_cast<size_t>(rank_)], task.options.host_bytes), task.landing.place() == Place::device ? kLongestRead : 0),
+      handing_(task.world, task.options.host_bytes / 4), queue_(make_read_queue(io_engine(task.options.method), depth_of(task), remote(task))) {
   for (size_t i = 0; i < task_.pieces.size(); ++i) piece_of_[task_.pieces[i].tensor.spec] = static_cast<int>(i);
   expected_by_phase_.resize(static_cast<size_t>(task_.reads.phases));
   for (size_t i = 0; i < task_.reads.chunks.size(); ++i) {
@@ -77,7 +80,8 @@ void LoadRun::run() {
   Backoff backoff;
   report(true);
   while (!finished()) {
-    bool moved = submit();
+    bool moved = staging_.reclaim();
+    moved |= submit();
     moved |= collect();
     moved |= hand_on();
     const Handing::Heard heard = handing_.poll([&](int64_t index, int, std::string_view payload) { hold_back_or_take(index, payload); });
@@ -89,11 +93,12 @@ void LoadRun::run() {
     if (moved) {
       backoff.reset();
     } else if (in_flight_ > 0) {
-      queue_->wait(handing_.bytes_on_the_way() > 0 || received_ < expected_ ? 200 : 2000);
+      queue_->wait(staging_.uploading() ? 50 : handing_.bytes_on_the_way() > 0 || received_ < expected_ ? 200 : 2000);
     } else {
       backoff.pause();
     }
   }
+  staging_.await_uploads();
   report(true);
   check_files();
 }
@@ -151,7 +156,7 @@ bool LoadRun::submit_chunk(int64_t index) {
   const size_t number = idle_.back();
   idle_.pop_back();
   Slot& slot = slots_[number];
-  slot = {index, 0, begin, std::move(block), std::vector<char>(static_cast<size_t>(c.num_parts)), {}};
+  slot = {index, 0, begin, std::move(block), std::vector<char>(static_cast<size_t>(c.num_parts)), {}, 0};
   in_flight_ += 1;
   if (in_place) submit_parts(slot, number); else submit_whole(slot, end, number);
   return true;
@@ -208,15 +213,18 @@ bool LoadRun::collect() {
     if (--slot.reads_left > 0) continue;
     --in_flight_;
     read_done(slot);
-    if (slot.peers.empty()) {
-      staging_.give_back(std::move(slot.block));
-      idle_.push_back(done->tag);
-    } else {
-      serving_.push_back(done->tag);
-    }
+    if (slot.peers.empty()) give_back(done->tag);
+    else serving_.push_back(done->tag);
+    staging_.reclaim();
     submit();  // landing took a while: what could be read meanwhile shall be under way
   }
   return any;
+}
+
+void LoadRun::give_back(size_t number) {
+  Slot& slot = slots_[number];
+  staging_.give_back(std::move(slot.block), slot.upload);
+  idle_.push_back(number);
 }
 
 void LoadRun::read_done(Slot& slot) {
@@ -249,13 +257,13 @@ void LoadRun::land_own(Slot& slot) {
     const std::byte* rows = slot.block->data() + (task_.reads.offset(p) - slot.base);
     const int64_t row_bytes = task_.reads.row_bytes(tensor(p)), width = mine.cols.size() * size;
     if (width == row_bytes) {
-      land(p, mine, {rows, static_cast<size_t>(bytes)});
+      slot.upload = std::max(slot.upload, land(p, mine, {rows, static_cast<size_t>(bytes)}, /*staged=*/true));
       continue;
     }
     std::string dense(static_cast<size_t>(bytes), '\0');
     for (int64_t r = 0; r < mine.rows.size(); ++r)
       std::memcpy(dense.data() + r * width, rows + (mine.rows.begin - p.begin + r) * row_bytes + mine.cols.begin * size, static_cast<size_t>(width));
-    land(p, mine, std::as_bytes(std::span(dense)));
+    land(p, mine, std::as_bytes(std::span(dense)), /*staged=*/false);
   }
 }
 
@@ -265,9 +273,12 @@ LoadRun::Portion LoadRun::portion(const ChunkPart& p, const Range& rows) const {
   return {piece, rows.begin - first, rows.end - first};
 }
 
-void LoadRun::land(const ChunkPart& p, const Cut& mine, std::span<const std::byte> bytes) {
+// The upload that still reads from `bytes`, if any.
+uint64_t LoadRun::land(const ChunkPart& p, const Cut& mine, std::span<const std::byte> bytes, bool staged) {
   const Portion own = portion(p, mine.rows);
+  if (staged) return task_.landing.take_staged(own.piece, own.begin, own.end, bytes);
   task_.landing.take(own.piece, own.begin, own.end, bytes);
+  return 0;
 }
 
 }  // namespace dsinfer

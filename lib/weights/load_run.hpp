@@ -24,6 +24,7 @@ struct LoadTask {
   World& world;                             ///< of the load alone: its posts are taken by it
   const std::vector<ShardPiece>& pieces;    ///< of this rank
   Landing& landing;
+  Backend& backend;                         ///< that the landing is of
   const LoadOptions& options;
 };
 
@@ -47,9 +48,10 @@ class LoadRun {
     int64_t chunk = -1;
     int reads_left = 0;
     int64_t base = 0;                          // file offset of the block's first byte
-    std::shared_ptr<StagingBlock> block;
+    std::shared_ptr<Buffer> block;
     std::vector<char> landed;                  // parts that were read to their place
     std::vector<int> peers;                    // still to be served
+    uint64_t upload = 0;                       // the last that reads from the block
   };
 
   const Chunk& chunk(int64_t i) const { return task_.reads.chunks[static_cast<size_t>(i)]; }
@@ -69,6 +71,7 @@ class LoadRun {
   bool serve(Slot& slot);
   std::string payload(const Slot& slot, int peer) const;
   void land_own(Slot& slot);
+  void give_back(size_t number);               // a slot whose chunk is done with
   void take(int64_t index, std::string_view payload);
   void hold_back_or_take(int64_t index, std::string_view payload);
   struct Portion {
@@ -76,7 +79,7 @@ class LoadRun {
     int64_t begin, end;                        // rows, counted from the piece's first
   };
   Portion portion(const ChunkPart& p, const Range& rows) const;
-  void land(const ChunkPart& p, const Cut& mine, std::span<const std::byte> bytes);
+  uint64_t land(const ChunkPart& p, const Cut& mine, std::span<const std::byte> bytes, bool staged);
   void advance_phase();
   void report(bool always);
   void check_stall(bool moved, bool heard);

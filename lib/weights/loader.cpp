@@ -123,7 +123,7 @@ RankWeights load_rank(World& world, const Checkpoint& checkpoint, const Plan& pl
   {
     LoadOptions reading = options;
     if (is_dummy(checkpoint.storage())) reading.method = ReadMethod::pread;  // whatever is asked for is made, and nothing beyond it for the sake of alignment
-    LoadRun run({checkpoint, reads, config, plan, *mail, pieces, *landing, reading});
+    LoadRun run({checkpoint, reads, config, plan, *mail, pieces, *landing, backend, reading});
     run.run();
     loaded.report.bytes_read = run.bytes_read();
     loaded.report.bytes_received = run.bytes_received();

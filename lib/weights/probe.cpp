@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <chrono>
 
+#include "backend/backend.hpp"
 #include "dsinfer/error.hpp"
 #include "storage/read_queue.hpp"
 #include "weights/dummy_storage.hpp"
 #include "weights/loader.hpp"
-#include "weights/staging.hpp"
 
 namespace dsinfer {
 namespace {
@@ -42,10 +42,10 @@ double probe_storage(const std::filesystem::path& model, const LoadOptions& opti
   for (size_t file = 0; file < checkpoint.files().size(); ++file) sources.push_back(checkpoint.open(static_cast<int>(file)));
   const auto queue = make_read_queue(IoEngine::automatic, options.depth, !sources.empty() && sources.front()->path() == nullptr);
   const std::vector<Piece> blocks = places(sources);
-  std::vector<std::shared_ptr<StagingBlock>> memory;
+  std::vector<std::shared_ptr<Buffer>> memory;
   std::vector<uint64_t> idle;
   for (int i = 0; i < queue->depth(); ++i) {
-    memory.push_back(std::make_shared<StagingBlock>(kBlock));
+    memory.push_back(std::make_shared<Buffer>(host_pages(static_cast<size_t>(kBlock))));
     idle.push_back(static_cast<uint64_t>(i));
   }
   using Clock = std::chrono::steady_clock;

@@ -62,6 +62,33 @@ TEST_P(CudaBackendTest, LargeCopiesComeBackAsTheyWent) {
   }
 }
 
+// More than may be under way, over blocks that are filled anew as soon as they are said to be free, and given back while the last is still read.
+TEST_P(CudaBackendTest, UploadsAreThereForWhatIsAskedForAfterThem) {
+  constexpr int64_t kBlock = int64_t{1} << 20, kRows = 200, kStride = kBlock + 64;  // in floats
+  const TensorView there = empty({kRows, kStride}).slice(1, 0, kBlock);  // zeroed on the backend's own stream
+  std::array<Buffer, 3> blocks;
+  std::array<uint64_t, 3> upload{};
+  for (Buffer& block : blocks) block = backend->staging(static_cast<size_t>(kBlock) * sizeof(float));
+  for (int64_t row = 0; row < kRows; ++row) {
+    const auto turn = static_cast<size_t>(row) % blocks.size();
+    if (row % 2) backend->await_upload(upload[turn]);
+    else while (!backend->uploaded(upload[turn])) {}
+    std::fill_n(reinterpret_cast<float*>(blocks[turn].data()), kBlock, static_cast<float>(row + 1));
+    upload[turn] = backend->upload(there.rows(row, row + 1), blocks[turn].view(DType::f32, {1, kBlock}));
+  }
+  for (Buffer& block : blocks) block = {};
+  const TensorView sum = empty({kRows, kBlock});
+  backend->add(sum, there);
+  const auto values = down(sum);
+  for (int64_t row = 0; row < kRows; ++row)
+    for (const int64_t col : {int64_t{0}, kBlock / 2, kBlock - 1}) ASSERT_EQ(values[static_cast<size_t>(row * kBlock + col)], static_cast<float>(row + 1)) << row;
+  std::vector<float> plain(1000, 5);
+  const TensorView target = empty({1000});
+  EXPECT_EQ(backend->upload(target, TensorView::of(plain.data(), {1000})), 0u) << "memory that is not pinned is copied at once";
+  std::fill(plain.begin(), plain.end(), 6.0f);
+  EXPECT_EQ(down(target), std::vector<float>(1000, 5));
+}
+
 TEST_P(CudaBackendTest, ZeroAndNewMemoryAreZero) {
   const TensorView v = up(normal(1000), {10, 100});
   backend->zero(v.rows(2, 5));

@@ -188,6 +188,32 @@ void CudaBackend::copy(TensorView dst, TensorView src) {
   }
 }
 
+Buffer CudaBackend::staging(size_t bytes) {
+  const cuda::Current current(device_.index());
+  return device_.staging(bytes);
+}
+
+uint64_t CudaBackend::upload(TensorView dst, TensorView src) {
+  if (dst.place != Place::device || src.place != Place::host || !src.contiguous() || dst.dtype != src.dtype || dst.bytes() != src.bytes() || dst.elements() == 0) {
+    copy(dst, src);
+    return 0;
+  }
+  const cuda::Current current(device_.index());
+  uint64_t last = 0;
+  by_rows(dst, src.data, [&](std::byte* device, std::byte* from, size_t pitch, size_t row, size_t rows) { last = device_.upload_staged(device, pitch, from, row, rows); });
+  return last;
+}
+
+bool CudaBackend::uploaded(uint64_t number) {
+  const cuda::Current current(device_.index());
+  return device_.uploaded(number);
+}
+
+void CudaBackend::await_upload(uint64_t number) {
+  const cuda::Current current(device_.index());
+  device_.await_upload(number);
+}
+
 void CudaBackend::zero(TensorView x) {
   if (x.elements() == 0) return;
   cuda::expect(x.place == Place::device && x.contiguous(), "zero", {{"x", &x}});

@@ -18,6 +18,11 @@ class CudaBackend final : public Backend {
   Buffer allocate(size_t bytes) override;
   /// Host memory may be read or written at once on return, on both sides.
   void copy(TensorView dst, TensorView src) override;
+  Buffer staging(size_t bytes) override;
+  /// From pinned memory on a stream of its own, which all other operations wait for.
+  uint64_t upload(TensorView dst, TensorView src) override;
+  bool uploaded(uint64_t number) override;
+  void await_upload(uint64_t number) override;
   void zero(TensorView x) override;
   Stream stream() const override { return {device_.stream()}; }
   size_t available_bytes() const override;

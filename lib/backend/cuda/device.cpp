@@ -146,6 +146,7 @@ Buffer Device::allocate(size_t bytes) {
     cudaSetDevice(before);
   });
   check(cudaMemsetAsync(memory, 0, bytes, stream_), "zeroing memory");
+  zeroing_ = true;
   return buffer;
 }
 
@@ -155,7 +156,7 @@ size_t Device::free_bytes() const {
   return free;
 }
 
-void Device::wait(cudaEvent_t event) {
+void wait_for(cudaEvent_t event, int device) {
   // A step's answer is waited for awake: a sleep comes to an end 50 to 100 µs late, a twentieth of a small step.
   constexpr std::chrono::milliseconds kAwake{20};
   Backoff backoff(std::chrono::microseconds(50));
@@ -165,7 +166,7 @@ void Device::wait(cudaEvent_t event) {
     if (status == cudaSuccess) return;
     if (status != cudaErrorNotReady) check(status, "work on the device");
     if (round % 1024 == 1023 && std::chrono::steady_clock::now() - started > kStall) {
-      throw Error(Error::stalled, fmt::format("device cuda:{}: its stream has not moved for {} s", index_, kStall.count()));
+      throw Error(Error::stalled, fmt::format("device cuda:{}: its stream has not moved for {} s", device, kStall.count()));
     }
     if (std::chrono::steady_clock::now() - started < kAwake) std::this_thread::yield();
     else backoff.pause();
@@ -173,6 +174,7 @@ void Device::wait(cudaEvent_t event) {
 }
 
 void Device::finish() {
+  join_uploads();
   check(cudaEventRecord(downloaded_, stream_), "an event");
   wait(downloaded_);
   check_faults();

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <thread>
 
+#include "backend/backend.hpp"
 #include "backend/cuda/device.hpp"
 
 namespace dsinfer::cuda {
@@ -80,8 +81,39 @@ void Device::upload(std::byte* to, size_t pitch, const std::byte* from, size_t r
   }
 }
 
+UploadLane& Device::lane() {
+  if (!lane_) lane_ = std::make_shared<UploadLane>(index_);
+  return *lane_;
+}
+
+void Device::join_uploads() const {
+  if (!lane_ahead_) return;
+  lane_->lead(stream_);
+  lane_ahead_ = false;
+}
+
+Buffer Device::staging(size_t bytes) {
+  Buffer pinned = lane().pinned(bytes);
+  return pinned.data() ? std::move(pinned) : host_pages(bytes);
+}
+
+uint64_t Device::upload_staged(std::byte* to, size_t pitch, const std::byte* from, size_t row, size_t rows) {
+  if (!UploadLane::is_pinned(from)) {
+    upload(to, pitch, from, row, rows);
+    return 0;
+  }
+  ++transfers_;
+  UploadLane& uploads = lane();
+  if (zeroing_) uploads.follow(stream_);
+  zeroing_ = false;
+  copy_rows(to, pitch, from, row, row, rows, cudaMemcpyHostToDevice, uploads.stream(), "copy to the device");
+  lane_ahead_ = true;
+  return uploads.mark();
+}
+
 void Device::download(std::byte* to, const std::byte* from, size_t pitch, size_t row, size_t rows) {
   ++transfers_;
+  join_uploads();
   if (row == pitch) {
     row *= rows;
     pitch = row;
