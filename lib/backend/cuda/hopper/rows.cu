@@ -1,6 +1,8 @@
 /// Row-wise stages of a decode step, each fused with the quantisation that its reader wants.
-#include "device.cuh"
 #include "hopper.hpp"
+#include "row_stages.hpp"
+#include "row_values.cuh"
+#include "run.cuh"
 
 namespace dsinfer::hopper {
 namespace {
@@ -15,31 +17,6 @@ __device__ float block_sum(float v, float* scratch) {
 #pragma unroll
   for (int i = 0; i < kThreads / 32; ++i) total += scratch[i];
   return total;
-}
-
-/// Eight values of a block of 128 that 16 neighbouring lanes hold: E4M3 bytes and, from the first lane, the scale.
-__device__ void store_quantised(const float (&y)[8], uint8_t* bytes, float* scale, bool ue8m0) {
-  float amax = 0;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) amax = fmaxf(amax, fabsf(y[i]));
-#pragma unroll
-  for (int offset = 8; offset > 0; offset >>= 1) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, offset, 16));
-  const float s = activation_scale(amax, ue8m0);
-  uint2 packed;
-  packed.x = pack_e4m3(y[0] / s, y[1] / s, y[2] / s, y[3] / s);
-  packed.y = pack_e4m3(y[4] / s, y[5] / s, y[6] / s, y[7] / s);
-  *reinterpret_cast<uint2*>(bytes) = packed;
-  if (threadIdx.x % 16 == 0) *scale = s;
-}
-
-__device__ void load8(const bf16* p, float (&v)[8]) {
-  const uint4 u = *reinterpret_cast<const uint4*>(p);
-  v[0] = bf16_low(u.x), v[1] = bf16_high(u.x), v[2] = bf16_low(u.y), v[3] = bf16_high(u.y);
-  v[4] = bf16_low(u.z), v[5] = bf16_high(u.z), v[6] = bf16_low(u.w), v[7] = bf16_high(u.w);
-}
-__device__ void load8(const float* p, float (&v)[8]) {
-  const float4 a = reinterpret_cast<const float4*>(p)[0], b = reinterpret_cast<const float4*>(p)[1];
-  v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
 }
 
 // residual[t,:] += x, out = residual / rms · w.  A block a token, 8 channels a thread; dim = 8 · kThreads.
@@ -62,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) add_norm_kernel(const __grid_constan
       const float weight = a.route_weight[token * a.top_k + k];
       load8(a.x + size_t(max(slot, 0)) * kDim + column, x);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sum[i] += weight * (slot < 0 ? 0 : x[i]);  // a padding row's pairs went nowhere
+      for (int i = 0; i < 8; ++i) sum[i] = fmaf(weight, slot < 0 ? 0 : x[i], sum[i]);  // a padding row's pairs went nowhere
     }
     if (a.shared_first >= 0) {
       load8(a.x + (a.shared_first + token) * kDim + column, x);
@@ -174,6 +151,7 @@ __global__ void __launch_bounds__(256) latent_kernel(const __grid_constant__ Lat
 cudaError_t add_norm(const AddNorm& a, int tokens, int dim, cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
   if (dim != 7168) return cudaErrorInvalidValue;
+  if (a.slot && tokens > kManyTokens) return routed_norm_many(a, tokens, dim, stream);
   return start(a.slot ? add_norm_kernel<896, true> : add_norm_kernel<896, false>, dim3(unsigned(tokens)), 896, 0, stream, true, a);
 }
 
