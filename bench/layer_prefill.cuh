@@ -159,9 +159,9 @@ struct ChunkChain {
     product("o_proj (7168, 16384)", kHidden, kHeads * 128, kHidden, 657, [this] { o_proj(); });
     all.push_back({"add, norm, quantise", [=, this] { norm(false, moe); }, t * (row + (moe ? 11.0 : 9.0) * kHidden), 0, 0, 0});
     if (moe) {
-      all.push_back({"gate (256, 7168) bf16", [this] { gate(); }, 2.0 * kExperts * kHidden + t * (row + 4 * kExperts), 0,
-                     2 * t * kExperts * kHidden, 0});
-      all.push_back({"top-k, list of runs", [this] { route(); }, t * kExperts * 4 * hopper::kGateParts, 0, 0, 0});
+      all.push_back({"gate (256, 7168) bf16", [this] { gate(); },
+                     2.0 * kExperts * kHidden + t * (row + 4 * kExperts * hopper::kManyGateParts), 0, 2 * t * kExperts * kHidden, 0});
+      all.push_back({"top-k, list of runs", [this] { route(); }, t * kExperts * 4 * hopper::kManyGateParts, 0, 0, 0});
       all.push_back({"sort rows", [this] { sort(); }, t * (kTopK + 2) * kHidden, 0, 0, 0});
       experts("experts gate_up (4096, 7168), SwiGLU", 2 * kInner, kHidden, kInner, 3927 + 168.2, [this] { gate_up(); });
       all.push_back({"quantise", [this] { quantise(int64_t(kChunk) * (kTopK + 1), kInner); }, t * (kTopK + 1) * kInner * 3, 0, 0, 0});

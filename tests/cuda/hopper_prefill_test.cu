@@ -95,7 +95,8 @@ TEST_F(HopperPrefill, GateLogitsEqualDoublePrecision) {
   const int hidden = 7168, experts = 256, tokens = 1001;
   Device<bf16> x(size_t(tokens) * hidden), w(size_t(experts) * hidden);
   fill(x, 1, 1), fill(w, 2, 0.02f);
-  Device<float> partial(size_t(hopper::kGateParts) * tokens * experts);
+  const int num_parts = hopper::gate_parts(tokens);
+  Device<float> partial(size_t(num_parts) * tokens * experts);
   ASSERT_CUDA(hopper::gate_logits(partial, x, w, tokens, experts, hidden, nullptr));
   ASSERT_CUDA(cudaDeviceSynchronize());
   const auto parts = partial.host();
@@ -108,7 +109,7 @@ TEST_F(HopperPrefill, GateLogitsEqualDoublePrecision) {
       for (int i = 0; i < hidden; ++i) sum += double(float(xs[size_t(t) * hidden + i])) * double(float(ws[size_t(e) * hidden + i]));
       expected.push_back(sum);
       float total = 0;
-      for (int p = 0; p < hopper::kGateParts; ++p) total += parts[(size_t(p) * tokens + t) * experts + e];
+      for (int p = 0; p < num_parts; ++p) total += parts[(size_t(p) * tokens + t) * experts + e];
       got.push_back(total);
     }
   EXPECT_LT(relative_error(got, expected), 1e-5);
@@ -137,8 +138,9 @@ class HopperPrefillRoute : public HopperPrefill, public testing::WithParamInterf
 // The choice itself is the decode step's; its list is made anew here, on the host.
 TEST_P(HopperPrefillRoute, ListsEveryPairOnceByExpertThenToken) {
   const int tokens = GetParam(), k = 8, pairs = tokens * k;
-  Device<float> partial(size_t(hopper::kGateParts) * tokens * 256), bias(256);
-  fill(partial, uint64_t(tokens), 0.5f), fill(bias, 18, 0.5f);  // a strong bias: some experts get many tokens, some none
+  const int parts = hopper::gate_parts(tokens);
+  Device<float> partial(size_t(parts) * tokens * 256), bias(256);
+  fill(partial, uint64_t(tokens), 0.8f), fill(bias, 18, 0.5f);  // a strong bias: some experts get many tokens, some none
   std::vector<int> positions(tokens);
   for (int t = 0; t < tokens; ++t) positions[t] = t % 97 == 5 ? -1 : t;
   Device<int> positions_device(positions);
@@ -181,12 +183,13 @@ TEST_P(HopperPrefillRoute, ListsEveryPairOnceByExpertThenToken) {
   for (size_t i = 0; i < runs.size(); ++i)
     ASSERT_TRUE(runs[i].expert == expected[i].expert && runs[i].first == expected[i].first && runs[i].count == expected[i].count) << i;
 
-  // The last 300 tokens alone, by the kernel of few tokens.
+  // The last 300 tokens alone, by the kernel of few tokens; further parts add nothing.
   const int few = 300, first = tokens - few;
   std::vector<float> some;
   const auto all = partial.host();
-  for (int p = 0; p < hopper::kGateParts; ++p)
+  for (int p = 0; p < parts; ++p)
     some.insert(some.end(), all.begin() + (size_t(p) * tokens + first) * 256, all.begin() + size_t(p + 1) * tokens * 256);
+  some.resize(size_t(hopper::kGateParts) * few * 256);
   Device<float> some_device(some);
   Routing alone(few);
   options.positions = positions_device + first;

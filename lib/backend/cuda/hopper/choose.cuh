@@ -34,12 +34,13 @@ template <int kWarps> __device__ inline int exclusive_scan(int value, int* scrat
 }
 
 // A warp chooses one token's experts: lane l holds experts 8l … 8l+7, four lanes a group of 32. Source: DeepSeek-V3 report, section 2.1.2.
+template <int kParts>
 __device__ inline void choose(const Routed& out, const float* partial, const float* bias, const int* forced, int token, int tokens,
                               const RouteOptions& o, int lane) {
   constexpr int kExperts = 256, kEach = kExperts / 32;
   float score[kEach] = {}, biased[kEach];
 #pragma unroll
-  for (int p = 0; p < kGateParts; ++p) {
+  for (int p = 0; p < kParts; ++p) {
     const float4* row = reinterpret_cast<const float4*>(partial + (size_t(p) * tokens + token) * kExperts + lane * kEach);
     const float4 a = row[0], b = row[1];
     score[0] += a.x, score[1] += a.y, score[2] += a.z, score[3] += a.w;

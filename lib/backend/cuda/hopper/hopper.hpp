@@ -61,9 +61,10 @@ struct RouteOptions {
   bool shared = true;  // the shared expert joins the runs as expert number `experts`, one position a token after the routed ones
 };
 
-/// logits of V3's gate: partial [kGateParts, T, E] f32 to be added in order; x [T, H] bf16, w [E, H] bf16. E a multiple of 128, H of 128 ·
-/// kGateParts · 7.
-constexpr int kGateParts = 8;
+/// logits of V3's gate: partial [gate_parts(T), T, E] f32 to be added in order; x [T, H] bf16, w [E, H] bf16. E a multiple of 128, H of 128
+/// · kGateParts · 7.
+constexpr int kGateParts = 8, kManyGateParts = 2;
+constexpr int gate_parts(int64_t tokens) { return tokens > 512 ? kManyGateParts : kGateParts; }
 cudaError_t gate_logits(float* partial, const bf16* x, const bf16* w, int tokens, int experts, int hidden, cudaStream_t stream);
 
 /// Sigmoid, bias for choosing only, groups by the sum of their two best, top-k, weights; then the compact list of runs. bias [E] f32.

@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads)
   wait_for_producers();
   let_dependents_start();
   const int first = chunks.first(blockIdx.x), here = chunks.tokens(blockIdx.x, tokens);
-  for (int i = threadIdx.x / 32; i < here; i += kWarps) choose(out, partial, bias, forced, first + i, tokens, o, threadIdx.x % 32);
+  for (int i = threadIdx.x / 32; i < here; i += kWarps) choose<kManyGateParts>(out, partial, bias, forced, first + i, tokens, o, threadIdx.x % 32);
   __syncthreads();
   for (int i = threadIdx.x; i < here * o.top_k; i += kThreads)
     if (const int expert = out.experts[first * o.top_k + i]; expert >= 0) atomicAdd(&counts[expert], 1);
