@@ -314,7 +314,7 @@ TEST_F(HopperBlocks, TheDenseMlpIsThatOfTheFineOperations) {
   }
 }
 
-// 600 rows go in two slices. A row whose eighth and ninth expert are nearly alike may take the other one: an eighth of its sum.
+// 600 rows are sorted first. A row whose eighth and ninth expert are nearly alike may take the other one: an eighth of its sum.
 TEST_F(HopperBlocks, TheExpertsAreThoseOfTheFineOperations) {
   for (const int64_t rows : {1, 5, 32, 128, 600}) {
     const TensorView x = residual(rows), y = copy_of(x);

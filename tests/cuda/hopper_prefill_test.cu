@@ -201,6 +201,42 @@ TEST_P(HopperPrefillRoute, ListsEveryPairOnceByExpertThenToken) {
 }
 INSTANTIATE_TEST_SUITE_P(Tokens, HopperPrefillRoute, testing::Values(513, 575, 4096, 16384));
 
+TEST_F(HopperPrefill, RowsAreSortedToAllPositionsOfTheirTokens) {
+  const int tokens = 700, hidden = 7168, k = 8, blocks = hidden / 128, pairs = tokens * k;
+  Device<float> scale(size_t(tokens) * blocks);
+  std::vector<uint8_t> drawn(size_t(tokens) * hidden);
+  for (size_t i = 0; i < drawn.size(); ++i) drawn[i] = uint8_t(mix(i));
+  Device<uint8_t> rows_device(drawn);
+  fill_scales(scale, 1, 1);
+  Routing routing(tokens);
+  std::vector<int> slots(pairs), token_of(pairs + tokens, -1);
+  for (int p = 0; p < pairs; ++p) slots[p] = p / k % 97 == 5 ? -1 : int(p * 1237ll % pairs);  // 1237 is a prime: every position once
+  for (int p = 0; p < pairs; ++p)
+    if (slots[p] >= 0) token_of[slots[p]] = p / k;
+  std::iota(token_of.begin() + pairs, token_of.end(), 0);
+  Device<int> slots_device(slots);
+  hopper::Routed routed = routing.view();
+  routed.slot = slots_device;
+  for (const bool shared : {true, false}) {
+    Device<uint8_t> sorted(token_of.size() * hidden);
+    Device<float> sorted_scale(token_of.size() * blocks);
+    hopper::RouteOptions options;
+    options.shared = shared;
+    ASSERT_CUDA(hopper::sort_rows(sorted, sorted_scale, {rows_device, scale}, routed, tokens, options, hidden, nullptr));
+    ASSERT_CUDA(cudaDeviceSynchronize());
+    const auto got = sorted.host();
+    const auto scales = scale.host(), got_scales = sorted_scale.host();
+    const std::vector<uint8_t> untouched(hidden, 0xff);
+    for (size_t p = 0; p < token_of.size(); ++p) {
+      const int token = !shared && p >= size_t(pairs) ? -1 : token_of[p];
+      ASSERT_EQ(0, std::memcmp(&got[p * hidden], token < 0 ? untouched.data() : &drawn[size_t(token) * hidden], hidden)) << p;
+      const void* wanted_scales = token < 0 ? static_cast<const void*>(untouched.data()) : &scales[size_t(token) * blocks];
+      ASSERT_EQ(0, std::memcmp(&got_scales[p * blocks], wanted_scales, blocks * 4)) << p;
+    }
+  }
+  EXPECT_EQ(cudaErrorInvalidValue, hopper::sort_rows(rows_device, scale, {rows_device, scale}, routed, tokens, {}, 640, nullptr));
+}
+
 struct ChunkCase {
   int tokens, q_first, heads;
 };

@@ -240,8 +240,14 @@ void HopperBlocks::experts(const MoeWeights& w, int64_t first, int64_t n) {
   const int64_t inner = d_.moe_inter, places = n * (d_.gate.top_k + 1);
   start(hopper::gate_logits(floats(r.logits), halves(x), halves(w.gate->data), tokens, small(kExperts), small(kHidden), stream()), "gate_logits");
   start(hopper::route(routed(), floats(r.logits), floats(w.bias), nullptr, tokens, o, stream()), "route");
-  start(hopper::grouped_gate_up(halves(r.h), quantised(x8, x8_scale), fp8(w.gate_up.front()), fp8(*w.shared_gate_up), routed(), tokens, o, small(2 * inner), small(kHidden), stream()),
-        "experts' gate_up");
+  const hopper::Fp8Weight gate_up = fp8(w.gate_up.front()), shared_gate_up = fp8(*w.shared_gate_up);
+  if (n > hopper::kMostGathered) {
+    start(hopper::sort_rows(bytes_of(r.sorted), floats(r.sorted_scale), quantised(x8, x8_scale), routed(), tokens, o, small(kHidden), stream()), "sort_rows");
+    start(hopper::grouped_gate_up_sorted(halves(r.h), quantised(r.sorted, r.sorted_scale), gate_up, shared_gate_up, routed(), tokens, o, small(2 * inner), small(kHidden), stream()),
+          "experts' gate_up");
+  } else {
+    start(hopper::grouped_gate_up(halves(r.h), quantised(x8, x8_scale), gate_up, shared_gate_up, routed(), tokens, o, small(2 * inner), small(kHidden), stream()), "experts' gate_up");
+  }
   start(hopper::quantise(bytes_of(r.h8), floats(r.h8_scale), halves(r.h), places, inner, ue8m0_, stream()), "quantise");
   start(hopper::grouped_down(halves(r.y), quantised(r.h8, r.h8_scale), fp8(w.down.front()), fp8(*w.shared_down), routed(), tokens, o, small(kHidden), small(inner), stream()), "experts' down");
 }

@@ -62,6 +62,10 @@ HopperRoom::HopperRoom(Arena& arena, const BlockDims& d) {
   h8 = arena.take(DType::e4m3, {inner});
   h8_scale = arena.take(DType::f32, {inner / 128});
   if (d.moe_layers) {
+    const size_t outputs = arena.mark();  // the experts' inputs are read before their outputs are written
+    sorted = arena.take(DType::e4m3, {positions, H});
+    sorted_scale = arena.take(DType::f32, {positions, H / 128});
+    arena.rewind(outputs);
     y = arena.take(DType::bf16, {positions, H});
     logits = arena.take(DType::f32, {hopper::kGateParts, moe_rows, d.experts});
     experts = arena.take(DType::i32, {moe_rows, k});

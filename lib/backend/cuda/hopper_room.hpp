@@ -25,8 +25,9 @@ struct HopperRoom {
   TensorView attend_work, expand_work;  // bytes
   // MLP, and experts of a slice: [positions, ·], a position being a pair (row, expert) or a row of the shared expert.
   TensorView h, h8, h8_scale;           // [·, I] bf16, e4m3, f32 [·, I/128]
+  TensorView sorted, sorted_scale;      // [positions, H] e4m3, [positions, H/128] f32: where y will stand
   TensorView y;                         // [positions, H] bf16
-  TensorView logits;                    // [kGateParts, slice, E] f32
+  TensorView logits;                    // [kGateParts, slice, E] f32, more than gate_parts asks for where rows are many
   TensorView experts, weights, slot;    // [slice, k] i32, f32, i32
   TensorView rows;                      // [positions] i32
   TensorView runs;                      // bytes

@@ -32,30 +32,7 @@ cudaError_t launch(const GemmArgs& a, int64_t tiles, cudaStream_t stream) {
                Shape::kSharedBytes, stream, true, a);
 }
 
-// A block a position: 16 bytes a thread at a time.
-__global__ void __launch_bounds__(256) sort_kernel(uint8_t* sorted, float* sorted_scale, Fp8Rows x, const int* rows, int tokens, int k) {
-  wait_for_producers();
-  let_dependents_start();
-  const size_t position = blockIdx.x;
-  const int row = rows[position];
-  if (row < 0 || row >= tokens) return;  // behind the last pair, where there are padding rows
-  const uint4* from = reinterpret_cast<const uint4*>(x.data + size_t(row) * k);
-  uint4* to = reinterpret_cast<uint4*>(sorted + position * k);
-#pragma unroll 2
-  for (int i = threadIdx.x; i < k / 16; i += 256) to[i] = from[i];
-  const int blocks = k / 128;
-  for (int i = threadIdx.x; i < blocks; i += 256) sorted_scale[position * blocks + i] = x.scale[size_t(row) * blocks + i];
-}
-
 }  // namespace
-
-cudaError_t sort_rows(uint8_t* sorted, float* sorted_scale, Fp8Rows x, const Routed& routed, int tokens, const RouteOptions& options, int k,
-                      cudaStream_t stream) {
-  if (tokens == 0) return cudaSuccess;
-  if (k % 128 != 0) return cudaErrorInvalidValue;
-  return start(sort_kernel, dim3(unsigned(tokens * (options.top_k + options.shared))), 256, 0, stream, true, sorted, sorted_scale, x,
-               routed.rows, tokens, k);
-}
 
 cudaError_t grouped_gate_up_sorted(bf16* h, Fp8Rows sorted, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens,
                                    const RouteOptions& options, int n, int k, cudaStream_t stream) {
