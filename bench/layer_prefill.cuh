@@ -146,14 +146,13 @@ struct ChunkChain {
     product("q_a + kv_a (2112, 7168)", kJoined, kHidden, kJoined, 98.5, [this] { joined(); });
     all.push_back({"latent norms, rope, append", [this] { latents(); }, t * (2 * kJoined + kQRank + 2 * kLatentRow), 0, 0, 0});
     product("q_b (24576, 1536)", kHeads * 192, kQRank, kHeads * 192, 244, [this] { q_b(); });
-    all.push_back({"rope of queries", [this] { BENCH_CUDA(hopper::rotate_queries(a.q_b, w.rope, a.positions, kChunk, kHeads, stream)); },
-                   t * kHeads * 64 * 4, 0, 0, 0});
     product("kv_b (32768, 512)", kHeads * 256, 512, kHeads * 256, 136.9,
             [this] { linear(reinterpret_cast<bf16*>(a.work), a.latent, a.latent_scale, a.kv_b, kHeads * 256, 512); });
     all.push_back(
         {"attention, 128 heads, causal",
          [this] {
-           BENCH_CUDA(hopper::chunk_attention({a.o8, a.o8_scale, a.q, a.kv, a.rope_key, kChunk, kHeads, 0, kScale, false}, stream));
+           BENCH_CUDA(hopper::chunk_attention(
+               {a.o8, a.o8_scale, a.q, a.kv, a.rope_key, kChunk, kHeads, 0, kScale, false, w.rope, a.positions}, stream));
          },
          t * kHeads * (2 * 192 + 2 * 256 + 128), 0, kHeads * 2.0 * 320 * t * (t + 1) / 2, 1144});
     product("o_proj (7168, 16384)", kHidden, kHeads * 128, kHidden, 657, [this] { o_proj(); });

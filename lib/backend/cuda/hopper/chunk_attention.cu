@@ -1,6 +1,7 @@
 /// Attention of a prefill chunk in the expanded form.
 #include "device.cuh"
 #include "prefill.hpp"
+#include "query_tile.cuh"
 #include "tma.cuh"
 #include "wgmma.cuh"
 
@@ -10,6 +11,7 @@ namespace {
 constexpr int kRows = 128, kKeys = 128, kStages = 2;  // of a block's tile
 constexpr int kColumnBytes = 128 * 128;               // 128 rows of 64 channels: the unit of the swizzle
 constexpr int kQueryBytes = 3 * kColumnBytes, kKeyBytes = 3 * kColumnBytes, kValueBytes = 2 * kColumnBytes;
+constexpr float kSlack = 8;  // in powers of two: probabilities up to 256, sums up to 256 · S, both exact enough
 constexpr size_t kSharedBytes = 1024 + kQueryBytes + kStages * (kKeyBytes + kValueBytes) + 8 * (2 + 4 * kStages);
 static_assert(kSharedBytes <= 227 * 1024);
 
@@ -19,16 +21,26 @@ struct ChunkArgs {
   int keys, group_heads;  // heads whose tiles are in flight together: their keys and values stay in L2
 };
 
-/// d[64,128] += a[64,16] · b[16,128], bf16, a in registers and b N-major.
-__device__ void wgmma_values(float (&d)[64], const uint32_t* a, uint64_t b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" DSINFER_REGISTERS_64 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n"
-               : DSINFER_SUMS_64(d, 0)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+/// d[64,128] += a[64,16] · b[16,128], bf16, a in registers; b K-major, or N-major with kTransposed.
+template <int kTransposed>
+__device__ void wgmma_registers(float (&d)[64], const uint32_t* a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" DSINFER_REGISTERS_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}"
+      : DSINFER_SUMS_64(d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)), "n"(kTransposed));
+}
+
+/// 2^x; results below 2⁻¹²⁶ are 0.
+__device__ float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 // A block, as long as there is work: 128 queries of one head against all keys that they may see, 128 at a time. Two warpgroups of 64
-// queries; one warp of the third copies. A warpgroup asks for the scores of the next keys before the values of these, so that the matrix
-// unit works through its softmax, and the two ask in turns. Online softmax (Milakov & Gimelshein 2018); order and turns as in
+// queries, which they hold in registers; one warp of the third copies. A warpgroup asks for the scores of the next keys before the values
+// of these, so that the matrix unit works through its softmax, and the two ask in turns. Online softmax (Milakov & Gimelshein 2018); order and turns as in
 // FlashAttention-3 (Shah et al. 2024).
 __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ ChunkArgs args) {
   extern __shared__ uint8_t raw[];
@@ -114,17 +126,24 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
     float out[64], max0 = -INFINITY, max1 = -INFINITY, sum0 = 0, sum1 = 0;  // of rows g and g + 8 of the warp's 16
     uint32_t p[32];                                                         // probabilities, as the a operand
     const int row0 = w.tile * kRows + group * 64 + warp * 16 + g;
+    QueryTile q;
+    {
+      QueryAngles angles;
+      if (a.rope) angles.load(a, row0 - g, lane);
+      barrier_wait(query_full, query_place.parity);
+      q.load(query, kColumnBytes, group * 64 + warp * 16, lane);
+      if (lane == 0) barrier_arrive(query_empty);
+      query_place.next();
+      if (a.rope) angles.apply(q);
+    }
     auto ask_scores = [&](float(&s)[64]) {
       barrier_wait(key_full + key_place.stage * 8, key_place.parity);
       my_turn();
       const uint32_t tile = keys + key_place.stage * kKeyBytes;
       wgmma_begin();
 #pragma unroll
-      for (int c = 0; c < 3; ++c)
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-          wgmma_bf16(s, tile_descriptor(query + c * kColumnBytes + group * 64 * 128 + k * 32, 16),
-                       tile_descriptor(tile + c * kColumnBytes + k * 32, 16), c + k > 0);
+      for (int k = 0; k < 12; ++k)
+        wgmma_registers<0>(s, q.fragment[k], tile_descriptor(tile + k / 4 * kColumnBytes + k % 4 * 32, 16), k > 0);
       wgmma_commit();
     };
     auto ask_values = [&] {
@@ -132,7 +151,7 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
       const uint32_t tile = values + value_place.stage * kValueBytes;
       wgmma_begin();
 #pragma unroll
-      for (int k = 0; k < 8; ++k) wgmma_values(out, p + k * 4, tile_descriptor(tile + k * 2048, kColumnBytes));
+      for (int k = 0; k < 8; ++k) wgmma_registers<1>(out, p + k * 4, tile_descriptor(tile + k * 2048, kColumnBytes), true);
       wgmma_commit();
     };
     auto done_keys = [&] {
@@ -164,14 +183,17 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
         new0 = fmaxf(new0, __shfl_xor_sync(~0u, new0, offset));
         new1 = fmaxf(new1, __shfl_xor_sync(~0u, new1, offset));
       }
-      shrink0 = exp2f((max0 - new0) * scale), shrink1 = exp2f((max1 - new1) * scale);
+      // The maximum moves only where it grew by more than 2^kSlack: seldom, so that the sums are seldom scaled again.
+      if ((new0 - max0) * scale <= kSlack) new0 = max0;
+      if ((new1 - max1) * scale <= kSlack) new1 = max1;
+      shrink0 = power_of_two((max0 - new0) * scale), shrink1 = power_of_two((max1 - new1) * scale);
       max0 = new0, max1 = new1;
       sum0 *= shrink0, sum1 *= shrink1;
       const float shift0 = max0 * scale, shift1 = max1 * scale;
 #pragma unroll
       for (int i = 0; i < 64; i += 4) {
-        s[i] = exp2f(s[i] * scale - shift0), s[i + 1] = exp2f(s[i + 1] * scale - shift0);
-        s[i + 2] = exp2f(s[i + 2] * scale - shift1), s[i + 3] = exp2f(s[i + 3] * scale - shift1);
+        s[i] = power_of_two(s[i] * scale - shift0), s[i + 1] = power_of_two(s[i + 1] * scale - shift0);
+        s[i + 2] = power_of_two(s[i + 2] * scale - shift1), s[i + 3] = power_of_two(s[i + 3] * scale - shift1);
         sum0 += s[i] + s[i + 1], sum1 += s[i + 2] + s[i + 3];
       }
     };
@@ -180,7 +202,6 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
       for (int i = 0; i < 32; ++i) p[i] = pack_bf16(s[i * 2], s[i * 2 + 1]);
     };
 
-    barrier_wait(query_full, query_place.parity);
     {
       float s[64];
       ask_scores(s);
@@ -202,12 +223,11 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
       soften(s, j);
       wgmma_finish();
       done_values();
+      if (__any_sync(~0u, shrink0 != 1 || shrink1 != 1))
 #pragma unroll
-      for (int i = 0; i < 64; i += 4) out[i] *= shrink0, out[i + 1] *= shrink0, out[i + 2] *= shrink1, out[i + 3] *= shrink1;
+        for (int i = 0; i < 64; i += 4) out[i] *= shrink0, out[i + 1] *= shrink0, out[i + 2] *= shrink1, out[i + 3] *= shrink1;
       pack(s);
     }
-    if (lane == 0) barrier_arrive(query_empty);
-    query_place.next();
     my_turn();
     ask_values();
     your_turn();
@@ -231,7 +251,7 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
       }
       amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, 1));
       amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, 2));
-      const float s = activation_scale(amax, a.ue8m0);
+      const float s = activation_scale(amax, a.ue8m0), to_bytes = 1.0f / s;
       uint8_t* o = a.o + (size_t(token) * a.heads + w.head) * 128;
 #pragma unroll
       for (int q = 0; q < 2; ++q) {  // 64 channels; lane t gets 16 of them
@@ -239,7 +259,7 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float* v = out + (q * 4 + i) * 8 + half * 2;
-          word[i] = pack_e4m3(v[0] / s, v[1] / s, v[4] / s, v[5] / s);  // channels 2t, 2t + 1 of two eights
+          word[i] = pack_e4m3(v[0] * to_bytes, v[1] * to_bytes, v[4] * to_bytes, v[5] * to_bytes);  // channels 2t, 2t + 1 of two eights
         }
         transpose_quad(word, t);
         if (token < a.tokens)
@@ -252,85 +272,7 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
   });
 }
 
-// q_b[t,h,128:] turned by the token's angle, in place. A warp: eight heads of a token, 16 bytes a lane at a time.
-__global__ void __launch_bounds__(256) rotate_kernel(bf16* q_b, const float* rope, const int* positions, int tokens, int heads) {
-  wait_for_producers();
-  let_dependents_start();
-  const int64_t unit = int64_t(blockIdx.x) * 256 + threadIdx.x;  // eight channels
-  const int64_t row = unit / 8;
-  if (row >= int64_t(tokens) * heads) return;
-  const int position = positions[row / heads], pair = int(unit % 8) * 4;
-  if (position < 0) return;
-  uint4* at = reinterpret_cast<uint4*>(q_b + row * 192 + 128 + pair * 2);
-  const uint4 in = *at;
-  const float4* turn = reinterpret_cast<const float4*>(rope + size_t(position) * 64 + pair * 2);
-  const float4 low = turn[0], high = turn[1];
-  auto turned = [](uint32_t xy, float c, float s) {
-    const float x = bf16_low(xy), y = bf16_high(xy);
-    return pack_bf16(x * c - y * s, x * s + y * c);
-  };
-  *at = uint4{turned(in.x, low.x, low.y), turned(in.y, low.z, low.w), turned(in.z, high.x, high.y), turned(in.w, high.z, high.w)};
-}
-
-// A warp a key: 16 latents a lane; the rope key.
-__global__ void __launch_bounds__(256) key_rows_kernel(const __grid_constant__ KeyRows a, int keys) {
-  wait_for_producers();
-  let_dependents_start();
-  const int key = int(blockIdx.x) * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (key >= keys) return;
-  const bool fp8 = a.format == KvFormat::kFp8;
-  const uint8_t* row =
-      static_cast<const uint8_t*>(a.cache) + (size_t(a.block_table[key / 64]) * 64 + key % 64) * (fp8 ? kFp8KvRowBytes : kBf16KvRowBytes);
-  float v[16];
-  if (fp8) {
-    const uint4 u = *reinterpret_cast<const uint4*>(row + lane * 16);
-    const float s = reinterpret_cast<const float*>(row + 512)[lane / 8];
-    const uint32_t words[4] = {u.x, u.y, u.z, u.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      __nv_fp8_e4m3 bytes[4];
-      *reinterpret_cast<uint32_t*>(bytes) = words[i];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) v[i * 4 + j] = float(bytes[j]) * s;
-    }
-  } else {
-    const uint4* from = reinterpret_cast<const uint4*>(row + lane * 32);
-    const uint4 u[2] = {from[0], from[1]};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t words[4] = {u[i].x, u[i].y, u[i].z, u[i].w};
-#pragma unroll
-      for (int j = 0; j < 4; ++j) v[i * 8 + j * 2] = bf16_low(words[j]), v[i * 8 + j * 2 + 1] = bf16_high(words[j]);
-    }
-  }
-  float amax = 0;
-#pragma unroll
-  for (const float x : v) amax = fmaxf(amax, fabsf(x));
-#pragma unroll
-  for (int offset = 4; offset > 0; offset >>= 1) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, offset));
-  const float s = activation_scale(amax, a.ue8m0);
-  uint32_t packed[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) packed[i] = pack_e4m3(v[i * 4] / s, v[i * 4 + 1] / s, v[i * 4 + 2] / s, v[i * 4 + 3] / s);
-  *reinterpret_cast<uint4*>(a.latent + size_t(key) * 512 + lane * 16) = uint4{packed[0], packed[1], packed[2], packed[3]};
-  if (lane % 8 == 0) a.latent_scale[size_t(key) * 4 + lane / 8] = s;
-  reinterpret_cast<uint32_t*>(a.rope_key + size_t(key) * 64)[lane] = reinterpret_cast<const uint32_t*>(row + (fp8 ? 528 : 1024))[lane];
-}
-
-constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
-
 }  // namespace
-
-cudaError_t rotate_queries(bf16* q_b, const float* rope, const int* positions, int tokens, int heads, cudaStream_t stream) {
-  if (tokens == 0) return cudaSuccess;
-  const int64_t units = int64_t(tokens) * heads * 8;
-  return start(rotate_kernel, dim3(unsigned((units + 255) / 256)), 256, 0, stream, true, q_b, rope, positions, tokens, heads);
-}
-
-cudaError_t key_rows(const KeyRows& a, int keys, cudaStream_t stream) {
-  if (keys == 0) return cudaSuccess;
-  return start(key_rows_kernel, dim3(unsigned((keys + 7) / 8)), 256, 0, stream, true, a, keys);
-}
 
 cudaError_t chunk_attention(const ChunkAttention& a, cudaStream_t stream) {
   if (a.tokens == 0) return cudaSuccess;
@@ -345,30 +287,6 @@ cudaError_t chunk_attention(const ChunkAttention& a, cudaStream_t stream) {
   if (status != cudaSuccess) return status;
   const int works = query_tiles * a.heads;
   return start(chunk_kernel, dim3(unsigned(works < processors ? works : processors)), 384, kSharedBytes, stream, true, args);
-}
-
-int64_t prefill_workspace(int64_t keys, int heads) {
-  return aligned(keys * heads * 512) + aligned(keys * 512) + aligned(keys * 16) + aligned(keys * 128);
-}
-
-cudaError_t prefill_segment(const PrefillSegment& a, cudaStream_t stream) {
-  if (a.tokens == 0) return cudaSuccess;
-  const int keys = a.q_first + a.tokens;
-  auto* work = static_cast<uint8_t*>(a.work);
-  auto take = [&](int64_t bytes) {
-    uint8_t* taken = work;
-    work += aligned(bytes);
-    return taken;
-  };
-  auto* kv = reinterpret_cast<bf16*>(take(int64_t(keys) * a.heads * 512));
-  uint8_t* latent = take(int64_t(keys) * 512);
-  auto* latent_scale = reinterpret_cast<float*>(take(int64_t(keys) * 16));
-  auto* rope_key = reinterpret_cast<bf16*>(take(int64_t(keys) * 128));
-  cudaError_t status = rotate_queries(a.q_b, a.rope, a.positions, a.tokens, a.heads, stream);
-  if (status == cudaSuccess) status = key_rows({latent, latent_scale, rope_key, a.cache, a.block_table, a.ue8m0, a.format}, keys, stream);
-  if (status == cudaSuccess) status = fp8_linear(kv, {latent, latent_scale}, a.kv_b, keys, a.heads * 256, 512, stream);
-  if (status != cudaSuccess) return status;
-  return chunk_attention({a.o, a.o_scale, a.q_b, kv, rope_key, a.tokens, a.heads, a.q_first, a.scale, a.ue8m0}, stream);
 }
 
 }  // namespace dsinfer::hopper

@@ -14,10 +14,6 @@ constexpr int kMostGathered = 512;
 cudaError_t grouped_gate_up_sorted(bf16* h, Fp8Rows sorted, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens,
                                    const RouteOptions& options, int n, int k, cudaStream_t stream);
 
-/// Rotates channels 128 … 191 of every head of q_b [T, heads, 192], in place. rope as in Latent; positions [T], those below 0 are left
-/// alone.
-cudaError_t rotate_queries(bf16* q_b, const float* rope, const int* positions, int tokens, int heads, cudaStream_t stream);
-
 /// The first S cached rows of one sequence: latents quantised for kv_b, rope keys side by side.
 struct KeyRows {
   uint8_t* latent;         // [S, 512]
@@ -35,22 +31,26 @@ cudaError_t key_rows(const KeyRows& a, int keys, cudaStream_t stream);
 struct ChunkAttention {
   uint8_t* o;            // quantised [T, heads · 128]; one scale a head
   float* o_scale;        // [T, heads]
-  const bf16* q;         // [T, heads, 192], rotated
+  const bf16* q;         // [T, heads, 192]
   const bf16* kv;        // [S, heads, 256]: 128 of the key, then 128 of the value
   const bf16* rope_key;  // [S, 64]
   int tokens, heads;
   int q_first;  // keys before the chunk; S = q_first + T
-  float scale;
+  float scale;  // above 0
   bool ue8m0;
+  /// Where given, channels 128 … 191 of every query are rotated as they are read, to bf16: rope as in Latent; positions [T], those below 0
+  /// are left alone. Null: q is rotated.
+  const float* rope = nullptr;
+  const int* positions = nullptr;
 };
 cudaError_t chunk_attention(const ChunkAttention& a, cudaStream_t stream);
 
-/// All of it for one sequence's chunk: q_b [T, heads · 192] as fp8_linear gives it (its rope channels are rotated in place), the chunk's
-/// own rows already in the cache (by `latents`). kv_b [heads · 256, 512].
+/// All of it for one sequence's chunk: q_b [T, heads · 192] as fp8_linear gives it, the chunk's own rows already in the cache (by
+/// `latents`). kv_b [heads · 256, 512].
 struct PrefillSegment {
   uint8_t* o;  // as in ChunkAttention
   float* o_scale;
-  bf16* q_b;
+  const bf16* q_b;
   const void* cache;       // [pages, 64] rows of `format`
   const int* block_table;  // [ceil((q_first + T)/64)] pages of this sequence
   const int* positions;    // [T]: q_first, q_first + 1, …
