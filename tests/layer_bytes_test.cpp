@@ -188,6 +188,21 @@ TEST(Activations, AreTheEnginesWorkspace) {
   EXPECT_GT(compared, 200);
 }
 
+// Keys and values of 8,192 positions are expanded at once there, 64 KiB each, however few rows a step has.
+TEST(Activations, CoverHoppersBlocksWhereStepsAreShort) {
+  SolveRequest request;
+  request.max_len = 8192;
+  const Shape shape = shape_of(1, 8, 1, 1);
+  const auto counted = [&](const char* gpu, Precision precision, int64_t rows) {
+    return memory_table(deepseek_v3(), in(precision), shape, describe_fleet(Catalogue::shipped(), 1, 8, gpu, "ib400x8"), request, rows).activation_bytes;
+  };
+  EXPECT_GT(counted("h100-80g", Precision::fp8, 64), 8192 * 65536);
+  EXPECT_LT(counted("h100-80g", Precision::fp8, 64), 2 * 8192 * 65536);
+  EXPECT_LT(counted("a800-80g", Precision::fp8_bf16, 64), 8192 * 65536 / 2);
+  // Of long steps the plain arena is more, and what holds it holds both.
+  EXPECT_EQ(counted("h100-80g", Precision::fp8, 4096), counted("a800-80g", Precision::fp8_bf16, 4096));
+}
+
 TEST(Activations, AreCountedForTheEnginesDefaults) {
   const Fleet cpus = describe_fleet(Catalogue::shipped(), 1, 1, "cpu", "");
   const ForwardOptions defaults;

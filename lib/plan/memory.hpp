@@ -25,6 +25,13 @@ DSINFER_INTERNAL int64_t arena_bytes(const ModelConfig& config, const RankPlan& 
 /// The arena and the rotary table.
 DSINFER_INTERNAL int64_t activation_bytes(const ModelConfig& config, const RankPlan& rank, const StepLimits& limits, int64_t element, bool exchange);
 
+/// At least what the CUDA backend's blocks for Hopper take of the arena (backend/cuda/hopper_room.cpp lays it out; a test holds the two together), for any dimensions.
+DSINFER_INTERNAL int64_t block_scratch_bytes(const ModelConfig& config, const RankPlan& rank, const StepLimits& limits);
+/// At least what a rank on those blocks holds beside weights and cache: arena, rotary table and the backend's own.
+DSINFER_INTERNAL int64_t block_activation_bytes(const ModelConfig& config, const RankPlan& rank, const StepLimits& limits);
+/// Whether ranks may run on them: Hopper, FP8. Their dimensions are the backend's to judge.
+DSINFER_INTERNAL bool may_have_blocks(const ModelConfig& config, const Precisions& precisions, const GpuKind& gpu);
+
 /// The sizes for which the memory table counts: the engine's own defaults on the CPU.
 DSINFER_INTERNAL StepLimits step_limits(const Fleet& fleet, const SolveRequest& request, int64_t step_tokens);
 

@@ -39,10 +39,13 @@ class Table {
     table_.context_bytes = context_bytes(fleet);
     table_.reserve_bytes = reserve_bytes(fleet);
     RankPlan rank = any_rank(config, shape);
-    const int64_t element = precisions.host ? 4 : 2;
-    last_activations_ = activation_bytes(config, rank, limits_, element, precisions.host);
+    const auto activations = [&] {
+      const int64_t plain = activation_bytes(config, rank, limits_, precisions.host ? 4 : 2, precisions.host);
+      return may_have_blocks(config, precisions, fleet.gpu) ? std::max(plain, block_activation_bytes(config, rank, limits_)) : plain;
+    };
+    last_activations_ = activations();
     rank.last_stage = false;
-    activations_ = activation_bytes(config, rank, limits_, element, precisions.host);
+    activations_ = activations();
   }
 
   MemoryTable fill() && {

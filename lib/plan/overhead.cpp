@@ -1,8 +1,7 @@
 // Everything on a rank that is neither weights nor cache.
 #include <algorithm>
-#include <initializer_list>
 
-#include "core/buffer.hpp"
+#include "plan/arena_sum.hpp"
 #include "plan/memory.hpp"
 
 namespace dsinfer {
@@ -29,30 +28,6 @@ constexpr double kLowLatencyCapability = 9.0;
 constexpr int64_t kContextBytes = 500'000'000;  // CUDA context with modules loaded
 constexpr int64_t kGraphBytes = 1'000'000'000;  // 0.5 … 2 GB for all batch sizes that are captured
 constexpr int64_t kReserveBytes = 500'000'000;  // fragments of the allocator
-
-// Sizes of absurd plans end here instead of overflowing: more than any memory, and sums of a few stay in range.
-constexpr int64_t kMostBytes = int64_t{1} << 55;
-
-int64_t product(std::initializer_list<int64_t> factors) {
-  int64_t result = 1;
-  for (const int64_t factor : factors) {
-    if (factor == 0) return 0;
-    if (result > kMostBytes / factor) result = kMostBytes; else result *= factor;
-  }
-  return result;
-}
-
-class ArenaSum {
- public:
-  explicit ArenaSum(int64_t element) : element_(element) {}
-  void rows(std::initializer_list<int64_t> dims) { add(product(dims), element_); }
-  void words(std::initializer_list<int64_t> dims) { add(product(dims), 4); }  // f32 and i32 wherever it runs
-  int64_t bytes() const { return bytes_; }
-
- private:
-  void add(int64_t count, int64_t element) { bytes_ = std::min(bytes_ + static_cast<int64_t>(Arena::aligned(static_cast<size_t>(product({count, element})))), kMostBytes); }
-  int64_t element_, bytes_ = 0;
-};
 
 // DeepEP's low-latency kernels: FP8 or BF16 rows straight into slots of every expert. They need Hopper's instructions, and RDMA where the group leaves a node.
 bool has_low_latency(const Shape& shape, const Fleet& fleet) {
