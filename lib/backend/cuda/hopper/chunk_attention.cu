@@ -132,6 +132,8 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
       if (a.rope) angles.load(a, row0 - g, lane);
       barrier_wait(query_full, query_place.parity);
       q.load(query, kColumnBytes, group * 64 + warp * 16, lane);
+      publish_to_wgmma();  // read, before the next queries are copied there
+      __syncwarp();
       if (lane == 0) barrier_arrive(query_empty);
       query_place.next();
       if (a.rope) angles.apply(q);

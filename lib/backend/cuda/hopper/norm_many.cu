@@ -2,6 +2,7 @@
 #include "row_stages.hpp"
 #include "row_values.cuh"
 #include "tma.cuh"
+#include "wgmma.cuh"
 
 namespace dsinfer::hopper {
 namespace {
@@ -58,9 +59,11 @@ __global__ void __launch_bounds__(kThreads + 32, 1) norm_many_kernel(const __gri
   auto weight_of = [&](int token) { return token < tokens && lane < a.top_k ? a.route_weight[size_t(token) * a.top_k + lane] : 0; };
   auto arrived = [&] {
     barrier_wait(full + place.stage * 8, place.parity);
+    __syncwarp();  // lanes that saw it later than others
     return ring + place.stage * kRowBytes;
   };
   auto done = [&] {
+    publish_to_wgmma();  // what was read has arrived in registers before the copy engine writes there again
     __syncwarp();
     if (lane == 0) barrier_arrive(empty + place.stage * 8);
     place.next();

@@ -6,7 +6,7 @@
 namespace dsinfer::hopper {
 namespace {
 
-constexpr int kExperts = 256, kThreads = 256, kWarps = kThreads / 32;
+constexpr int kExperts = 256, kThreads = 256, kWarps = kThreads / 32, kChooseThreads = 1024;  // 32 tokens at once
 
 /// Tokens in chunks of `size`, the last with up to 2 · size - 1. A chunk's count of pairs per expert stands in its own part of `slot` until
 /// its positions do: size · top_k ≥ 256.
@@ -17,20 +17,20 @@ struct Chunks {
 };
 
 // A block: the choices of one chunk's tokens, a warp a token, and how many went to each expert.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kChooseThreads)
     choose_kernel(const __grid_constant__ Routed out, const float* partial, const float* bias, const int* forced, int tokens,
                   const __grid_constant__ RouteOptions o, Chunks chunks) {
   __shared__ int counts[kExperts];
-  counts[threadIdx.x] = 0;
+  if (threadIdx.x < kExperts) counts[threadIdx.x] = 0;
   wait_for_producers();
   let_dependents_start();
   const int first = chunks.first(blockIdx.x), here = chunks.tokens(blockIdx.x, tokens);
-  for (int i = threadIdx.x / 32; i < here; i += kWarps) choose<kManyGateParts>(out, partial, bias, forced, first + i, tokens, o, threadIdx.x % 32);
+  for (int i = threadIdx.x / 32; i < here; i += kChooseThreads / 32) choose<kManyGateParts>(out, partial, bias, forced, first + i, tokens, o, threadIdx.x % 32);
   __syncthreads();
-  for (int i = threadIdx.x; i < here * o.top_k; i += kThreads)
+  for (int i = threadIdx.x; i < here * o.top_k; i += kChooseThreads)
     if (const int expert = out.experts[first * o.top_k + i]; expert >= 0) atomicAdd(&counts[expert], 1);
   __syncthreads();
-  out.slot[first * o.top_k + threadIdx.x] = counts[threadIdx.x];
+  if (threadIdx.x < kExperts) out.slot[first * o.top_k + threadIdx.x] = counts[threadIdx.x];
 }
 
 // One block. Thread e of each quarter owns expert e in a quarter of the chunks: counts become the position of the chunk's first pair of
@@ -121,7 +121,7 @@ cudaError_t route_many(const Routed& out, const float* partial, const float* bia
   const size_t shared = size_t((2 * size * options.top_k + 31) / 32) * kExperts * sizeof(int);
   if (chunks.count < 1 || shared > 160 * 1024) return cudaErrorInvalidValue;
   cudaError_t status =
-      start(choose_kernel, dim3(unsigned(chunks.count)), kThreads, 0, stream, true, out, partial, bias, forced, tokens, options, chunks);
+      start(choose_kernel, dim3(unsigned(chunks.count)), kChooseThreads, 0, stream, true, out, partial, bias, forced, tokens, options, chunks);
   if (status == cudaSuccess) status = start(runs_kernel, dim3(1), 1024, 0, stream, true, out, tokens, options, chunks);
   if (status == cudaSuccess)
     status = start(place_kernel, dim3(unsigned(chunks.count)), kThreads, shared, stream, true, out, tokens, options, chunks);
