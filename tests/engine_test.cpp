@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <map>
 
 #include "checkpoint_writer.hpp"
@@ -213,6 +214,31 @@ TEST(Engine, EndsAtStopTokensAndEndTokensUnlessToldOtherwise) {
   EXPECT_GT(outcome.last().ttft_ms, 0);
 }
 
+TEST(Engine, EndsAtTheTokensOfGenerationConfigToo) {
+  const std::vector<int32_t> tokens = run(1, small("tp=1", 1), {ask(3, 10, 8)}).outcomes[0].tokens;
+  const std::filesystem::path folder = model().string() + "_ends", file = folder / "generation_config.json";
+  std::filesystem::copy(model(), folder);
+  EngineOptions options = small("tp=1", 1);
+  options.forward.model = folder;
+  std::ofstream(file) << R"({"eos_token_id": [)" << tokens[4] << "]}";
+  Request request = ask(3, 10, 8);
+  request.ignore_eos = false;
+  const Outcome outcome = run(1, options, {request}).outcomes[0];
+  const size_t first = static_cast<size_t>(std::find(tokens.begin(), tokens.end(), tokens[4]) - tokens.begin());
+  EXPECT_EQ(outcome.last().reason, FinishReason::stop);
+  EXPECT_EQ(outcome.last().completion_tokens, static_cast<int64_t>(first) + 1);
+  std::ofstream(file) << R"({"eos_token_id": "one"})";
+  on_threads(1, [&](World& world) {
+    try {
+      Engine engine(world, options);
+      ADD_FAILURE() << "nobody read generation_config.json";
+    } catch (const Error& e) {
+      EXPECT_THAT(e.what(), HasSubstr("generation_config.json"));
+    }
+  });
+  std::filesystem::remove_all(folder);
+}
+
 TEST(Engine, NeverChoosesIdsThatTheTokenizerLacksAndStreamsTheTextOfTheTokens) {
   if (!has_words()) GTEST_SKIP() << "built without text";
   std::vector<Request> requests = mixed_requests(4);
@@ -388,6 +414,22 @@ TEST(Engine, LetsFollowersGoWhenTheLeaderIsDestroyedInMidAnswer) {
     ++gone;
   });
   EXPECT_EQ(gone, 3);
+}
+
+TEST(Engine, RefusesAFaultThatItCannotRead) {
+  for (const char* value : {"2", "2:", ":4", "two:4", "2:4x", "-1:4", "2:-4", "", "2:99999999999999999999", "2:4:6"}) {
+    setenv("DSINFER_FAULT", value, 1);
+    on_threads(1, [&](World& world) {
+      try {
+        Engine engine(world, small("tp=1", 1));
+        ADD_FAILURE() << "\"" << value << "\" was taken";
+      } catch (const Error& e) {
+        EXPECT_EQ(e.code(), Error::invalid_argument) << e.what();
+        EXPECT_THAT(e.what(), HasSubstr("DSINFER_FAULT is \"" + std::string(value) + "\", expected RANK:STEP"));
+      }
+    });
+  }
+  unsetenv("DSINFER_FAULT");
 }
 
 TEST(Engine, EndsOnAllRanksWithOneTextWhenARankFailsInAStep) {

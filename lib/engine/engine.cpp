@@ -8,7 +8,6 @@
 #include <map>
 #include <mutex>
 
-#include "core/json.hpp"
 #include "core/wait.hpp"
 #include "engine/announcement.hpp"
 #include "engine/answer.hpp"
@@ -23,17 +22,6 @@ using std::chrono::milliseconds;
 
 uint64_t nanoseconds(Clock::duration d) { return static_cast<uint64_t>(std::chrono::nanoseconds(d).count()); }
 double seconds(uint64_t ns) { return static_cast<double>(ns) * 1e-9; }
-
-// The model's end tokens: config.json's and, where there is one, generation_config.json's.
-std::vector<int32_t> end_tokens(const ModelConfig& config, const std::filesystem::path& folder) {
-  std::vector<int32_t> ends(config.eos_token_id.begin(), config.eos_token_id.end());
-  const std::filesystem::path file = folder / "generation_config.json";
-  if (std::filesystem::exists(file)) {
-    const Json json = parse_json(read_text_file(file.string()), file.string());
-    for (const int64_t id : JsonObject(json, file.string()).integers("eos_token_id")) ends.push_back(static_cast<int32_t>(id));
-  }
-  return ends;
-}
 
 // A descriptor that poll() finds readable while it is raised. Any thread.
 class Signal {
@@ -66,7 +54,6 @@ struct Engine::Impl {
   // Leader, stepping thread.
   std::optional<Tokenizer> tokenizer;
   std::optional<Signal> signal;
-  std::vector<int32_t> ends;
   std::optional<Scheduler> scheduler;
   std::map<uint64_t, Answer> answers;
   std::map<uint64_t, size_t> results_missing;  // batch in flight → sampling ranks that have not answered
@@ -91,7 +78,6 @@ struct Engine::Impl {
       if (o.micro_batches < 0) throw Error(Error::invalid_argument, "micro_batches is " + std::to_string(o.micro_batches) + ", expected 0 (the plan's) or more");
       if (!leads()) return;
       signal.emplace();
-      ends = end_tokens(model.config(), local_model_files(o.forward.model, o.forward.load));
       const ForwardOptions& f = model.options();
       scheduler.emplace(SchedulerOptions{model.plan().dp, o.micro_batches > 0 ? o.micro_batches : model.plan().micro_batches, f.max_tokens, f.max_sequences,
                                          model.max_len(), f.page_size, model.num_pages(), o.shuffle_pages});
@@ -232,7 +218,7 @@ struct Engine::Impl {
       throw Error(Error::busy, std::to_string(alive.size()) + " requests wait or run and max_queue is " + std::to_string(options.max_queue) + "; try again when one has ended");
     }
     const uint64_t id = ++last_id;
-    inbox.emplace_back(id, std::move(request), tokenizer ? &*tokenizer : nullptr, ends, scheduler->context());
+    inbox.emplace_back(id, std::move(request), tokenizer ? &*tokenizer : nullptr, model.end_tokens(), scheduler->context());
     alive.emplace(id, false);
     signal->raise();
     return id;

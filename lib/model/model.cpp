@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <cstdlib>
 #include <thread>
 
 #include "model/decoder_layers.hpp"
+#include "model/end_tokens.hpp"
+#include "model/fault.hpp"
 #include "model/handshake.hpp"
 #include "model/output_head.hpp"
 #include "model/step_times.hpp"
@@ -13,21 +14,6 @@
 
 namespace dsinfer {
 namespace {
-
-// DSINFER_FAULT=RANK:STEP makes that rank throw in the middle of that step: how tests and operators rehearse a failure.
-struct Fault {
-  int rank = -1;
-  uint64_t step = 0;
-  static Fault from_environment() {
-    Fault fault;
-    if (const char* text = std::getenv("DSINFER_FAULT")) {
-      char* end = nullptr;
-      fault.rank = static_cast<int>(std::strtol(text, &end, 10));
-      if (*end == ':') fault.step = std::strtoull(end + 1, nullptr, 10);
-    }
-    return fault;
-  }
-};
 
 void check_sizes(const ForwardOptions& o) {
   const auto at_least_one = [](const char* name, int64_t value) {
@@ -71,7 +57,8 @@ struct Model::Impl {
   const Weight* embedding = nullptr;     // of the first stage
   std::optional<DecoderLayers> layers;
   std::optional<OutputHead> head;        // of the last stage
-  Fault fault = Fault::from_environment();
+  Fault fault;
+  std::vector<int32_t> ends;             // of the replica's first rank
   LogitRows logit_answers;               // of the rank that yields logits
   HostSide<int32_t> tokens, positions, block_table;
   int64_t num_pages = 0, max_pages = 0;
@@ -80,6 +67,7 @@ struct Model::Impl {
     std::string fingerprint;
     in_agreement(world, [&] {
       check_sizes(options);
+      fault = Fault::from_environment();
       if (options.progress) options.load.progress = options.progress;
       checkpoint.emplace(open_model(options.model, options.load, &world));
       config = held_config(read_config(checkpoint->storage()), options.load.weights);
@@ -96,7 +84,10 @@ struct Model::Impl {
     rank = plan.rank(world.rank());
     share = share_host(world);
     groups = make_groups(world, plan);
-    in_agreement(world, [&] { make_device(); });
+    in_agreement(world, [&] {
+      make_device();
+      if (groups.replica_world->rank() == 0) ends = read_end_tokens(config, checkpoint->storage());
+    });
     lay_out_memory();
     in_agreement(world, [&] { load(); });
   }
@@ -237,7 +228,7 @@ struct Model::Impl {
     } else if (step.rows > 0) {
       groups.pp->recv(x, rank.pp_rank - 1, backend->stream());
     }
-    if (fault.rank == world.rank() && batch.step == fault.step) throw Error(Error::internal, "injected by DSINFER_FAULT");
+    if (fault.strikes(world.rank(), batch.step)) throw Error(Error::internal, "injected by DSINFER_FAULT");
     lap(&StepTimes::copy_in);
     layers->run(step, same_every_time(step));
     lap(&StepTimes::launch);
@@ -272,6 +263,7 @@ int64_t Model::num_pages() const { return impl_->num_pages; }
 int64_t Model::max_len() const { return impl_->options.max_len; }
 const ForwardOptions& Model::options() const { return impl_->options; }
 World& Model::world() { return *impl_->groups.replica_world; }
+const std::vector<int32_t>& Model::end_tokens() const { return impl_->ends; }
 bool Model::yields_logits() const { return impl_->yields_logits(); }
 
 TensorView Model::forward(const Batch& batch) { return impl_->forward_or_tell(batch, {}, 0); }

@@ -24,6 +24,7 @@ class DSINFER_INTERNAL Model {
   int64_t max_len() const;
   const ForwardOptions& options() const;  ///< with defaults filled in
   World& world();                   ///< this replica's ranks in plan order; rank 0 leads
+  const std::vector<int32_t>& end_tokens() const;  ///< on rank 0: what ends an answer, as config.json and generation_config.json say
 
   /// One step: receives the hidden rows from the stage before, runs this stage's layers on this dp rank's part, sends them on. All ranks call it with
   /// the same Batch in the same order. Returns, on the last stage's tp rank 0 and only if rows were wanted there, logits [num_logit_rows, vocab_size] f32
