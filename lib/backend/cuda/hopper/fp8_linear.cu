@@ -75,7 +75,7 @@ cudaError_t fp8_gate_up(bf16* out, Fp8Rows x, Fp8Weight w, int m, int n, int k, 
 
 cudaError_t grouped_gate_up(bf16* h, Fp8Rows x, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens,
                             const RouteOptions& options, int n, int k, cudaStream_t stream) {
-  if (tokens > kManyTokens) return gemm_grouped(h, x, w, shared, routed, tokens, options, n, k, true, true, stream);
+  if (tokens > kManyTokens) return cudaErrorInvalidValue;
   LinearArgs a = arguments(h, x, w, tokens, n, k);
   a.shared_w = shared.data, a.shared_scale = shared.scale, a.runs = routed.runs, a.num_runs = routed.num_runs, a.rows = routed.rows;
   a.experts = options.experts;
@@ -84,7 +84,7 @@ cudaError_t grouped_gate_up(bf16* h, Fp8Rows x, Fp8Weight w, Fp8Weight shared, c
 
 cudaError_t grouped_down(bf16* y, Fp8Rows h, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens, const RouteOptions& options,
                          int n, int k, cudaStream_t stream) {
-  if (tokens > kManyTokens) return gemm_grouped(y, h, w, shared, routed, tokens, options, n, k, false, false, stream);
+  if (tokens > kManyTokens) return gemm_grouped(y, h, w, shared, routed, tokens, options, n, k, false, stream);
   LinearArgs a = arguments(y, h, w, tokens, n, k);
   a.shared_w = shared.data, a.shared_scale = shared.scale, a.runs = routed.runs, a.num_runs = routed.num_runs;
   a.experts = options.experts;

@@ -72,12 +72,12 @@ cudaError_t gate_logits(float* partial, const bf16* x, const bf16* w, int tokens
 cudaError_t route(const Routed& out, const float* partial, const float* bias, const int* forced, int tokens, const RouteOptions& options,
                   cudaStream_t stream);
 
-/// Above 512 tokens T · K stays below 4 GiB.
 /// h[p,:] = silu(gate) · up of x[rows[p]] through the expert of position p. h [positions, N/2] bf16. w [E, N, K], shared [N, K] (null
-/// without one).
+/// without one). Up to 512 tokens: more are sorted first (prefill.hpp).
 cudaError_t grouped_gate_up(bf16* h, Fp8Rows x, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens,
                             const RouteOptions& options, int n, int k, cudaStream_t stream);
-/// y[p,:] = h[p] · wᵀ of the expert of position p. y [positions, N] bf16; h quantised [positions, K].
+/// y[p,:] = h[p] · wᵀ of the expert of position p. y [positions, N] bf16; h quantised [positions, K]. Above 512 tokens T · K stays below
+/// 4 GiB, and the runs are those that `route` made for T tokens.
 cudaError_t grouped_down(bf16* y, Fp8Rows h, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens, const RouteOptions& options,
                          int n, int k, cudaStream_t stream);
 

@@ -9,7 +9,7 @@ namespace dsinfer::hopper {
 /// K a multiple of 512 up to 32768, top_k ≤ 31, all 16-byte aligned.
 cudaError_t sort_rows(uint8_t* sorted, float* sorted_scale, Fp8Rows x, const Routed& routed, int tokens, const RouteOptions& options, int k,
                       cudaStream_t stream);
-/// grouped_gate_up of sorted rows, for more than kMostGathered tokens (fewer: cudaErrorInvalidValue).
+/// grouped_gate_up of sorted rows, for more than kMostGathered tokens (fewer: cudaErrorInvalidValue); T · K below 4 GiB.
 constexpr int kMostGathered = 512;
 cudaError_t grouped_gate_up_sorted(bf16* h, Fp8Rows sorted, Fp8Weight w, Fp8Weight shared, const Routed& routed, int tokens,
                                    const RouteOptions& options, int n, int k, cudaStream_t stream);

@@ -1,0 +1,69 @@
+/// The end of a tile of fp8_gemm_kernel: sums to bf16 rows.
+#pragma once
+#include "fp8_gemm_tile.cuh"
+
+namespace dsinfer::hopper {
+
+__device__ inline void store_box(const CUtensorMap& map, int column, int row, uint32_t from) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(column), "r"(row), "r"(from)
+               : "memory");
+}
+/// Four tiles of 8 by 8 bf16; lane l gives the address of row l % 8 of tile l / 8.
+__device__ inline void store_matrices(uint32_t to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+
+/// A warp's 16 rows of the output from row `first`, of which `count` exist; columns from `column`. All there: through `buffer` and the copy
+/// engine, while the warp goes on with the next tile. Otherwise the lanes write them, since what lies behind belongs to another run.
+template <class Shape>
+__device__ inline void store_rows(const GemmArgs& a, const float (&sum)[64], int first, int count, int column, int width, int lane,
+                                  uint32_t buffer) {
+  const int g = lane / 4, t = lane % 4;
+  auto value = [&](int j, int half) {  // columns 8 j + 2 t and the next, row g + 8 · half
+    const float* s = sum + j * 4 + half * 2;
+    if constexpr (Shape::kGated)
+      return pack_bf16(__fdividef(s[0], 1.0f + __expf(-s[0])) * s[32], __fdividef(s[1], 1.0f + __expf(-s[1])) * s[33]);
+    else
+      return pack_bf16(s[0], s[1]);
+  };
+  if (count >= 16) {
+    constexpr int kAtATime = Shape::kOutBoxes * 64;
+#pragma unroll
+    for (int c = 0; c < Shape::kColumns; c += kAtATime) {
+      if (lane == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");  // what was stored last has left the buffer
+      __syncwarp();
+#pragma unroll
+      for (int j = 0; j < kAtATime / 8; j += 2) {
+        const int unit = (j + lane / 16) % 8 ^ lane % 8, tile = c / 8 + j;  // 16-byte units, swizzled as the copy engine does
+        store_matrices(buffer + j / 8 * Shape::kOutBoxBytes + lane % 16 * 128 + unit * 16, value(tile, 0), value(tile, 1),
+                       value(tile + 1, 0), value(tile + 1, 1));
+      }
+      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+      __syncwarp();
+      if (lane == 0) {
+#pragma unroll
+        for (int i = 0; i < kAtATime; i += 64) store_box(a.y, column + c + i, first, buffer + i / 64 * Shape::kOutBoxBytes);
+        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+      }
+    }
+  } else if (count > 0) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = g + half * 8;
+      bf16* out = a.out + size_t(first + row) * width + column;
+#pragma unroll
+      for (int q = 0; q < Shape::kColumns / 32; ++q) {
+        uint32_t word[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) word[j] = value(q * 4 + j, half);
+        transpose_quad(word, t);
+        const int at = (q * 4 + t) * 8;
+        if (row < count && column + at < width) *reinterpret_cast<uint4*>(out + at) = uint4{word[0], word[1], word[2], word[3]};
+      }
+    }
+  }
+}
+/// Before the block ends: what it copies from is still its own.
+__device__ inline void finish_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+}  // namespace dsinfer::hopper
