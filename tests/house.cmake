@@ -62,7 +62,7 @@ endif()
 # What also runs under the thread sanitizer: ranks as threads, submit and cancel from other threads. Called when all tests are known.
 add_custom_target(tsan_tests)
 function(select_tsan_tests)
-  foreach(name capi_test core_test read_queue_test world_test comm_test thread_pool_test engine_test engine_threads_test)
+  foreach(name capi_test core_test read_queue_test world_test comm_test thread_pool_test engine_test engine_threads_test upload_test)
     if(TARGET ${name})
       add_dependencies(tsan_tests ${name})
       set_property(TEST ${name} APPEND PROPERTY LABELS tsan)
