@@ -8,6 +8,7 @@
 #include "config/module_pattern.hpp"
 #include "landed.hpp"
 #include "plan/cost.hpp"
+#include "spoilt_backend.hpp"
 
 namespace dsinfer {
 namespace {
@@ -82,16 +83,19 @@ TEST(Int4Config, PatternsOfModulesMatchAsPythonsDo) {
   EXPECT_FALSE(matches_pattern("a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*b", std::string(2000, 'a')));
 }
 
-// Whatever the portions: the same bytes, and as many as planner and solver say.
+// Whatever the portions, on the host and on a device that reads its uploads late: the same bytes, and as many as planner and solver say.
 TEST(Int4Landing, PortionsInAnyOrderGiveTheSameWeights) {
   const auto backend = make_backend("cpu", {.threads = 1});
+  testing_support::SpoiltBackend device(*backend);
+  device.place = Place::device;
+  device.patience = 3;
   for (const auto& [name, spec, world] : {std::tuple{"awq", "tp=2,dp=2,ep=2", 4}, {"awq-128", "dp=2,ep=1,pp=1", 1}, {"packed", "tp=2,ep=1", 2}, {"packed-experts", "tp=2,dp=2,ep=2", 4}}) {
     const ModelConfig config = ModelConfig::load(golden(name));
     const Plan plan = world == 1 ? solve(config, PlanRequest{}) : solve(config, PlanRequest::parse(spec, world));
     for (int rank = 0; rank < world; ++rank) {
       SCOPED_TRACE(std::string(name) + " rank " + std::to_string(rank));
       const WeightSet a = test::feed(golden(name), config, plan.rank(rank), *backend, WeightFormat::as_stored, 1);
-      const WeightSet b = test::feed(golden(name), config, plan.rank(rank), *backend, WeightFormat::as_stored, 2);
+      const WeightSet b = test::feed(golden(name), config, plan.rank(rank), device, WeightFormat::as_stored, 2);
       std::vector<std::string> names;
       for (const TensorSpec& t : tensor_table(config)) if (t.int4 == Int4Part::none) names.push_back(t.name);
       for (const std::string& tensor : names) {
