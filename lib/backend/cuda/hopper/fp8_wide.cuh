@@ -72,10 +72,11 @@ __global__ void __launch_bounds__(384, 1) fp8_wide_kernel(const __grid_constant_
       int step = 0;
       for (int tile = int(blockIdx.x); tile < num_tiles; tile += int(gridDim.x))
         for (int b = 0; b < blocks; ++b, ++step, place.next()) {
+          if (warp == 0 && step < early) continue;  // nor waits: the stage may be empty again already, and would be waited for in vain
           barrier_wait(empty + place.stage * 8, place.parity ^ 1);
           if (warp == 1)
             copy_box(base + place.stage * S::kStageBytes + S::kWeightBytes, a.x, b * 128, 0, full + place.stage * 8);
-          else if (step >= early)
+          else
             copy_weights(tile, b, place.stage);
         }
     } else if (warp == 2 && leads) {
