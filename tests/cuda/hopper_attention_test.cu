@@ -165,7 +165,7 @@ TEST_F(HopperAttention, AbsorbedProductsEqualDoublePrecision) {
       rope[p * 64 + 2 * j] = std::cos(p * std::pow(10000.0, -j / 32.0)),
                         rope[p * 64 + 2 * j + 1] = std::sin(p * std::pow(10000.0, -j / 32.0));
   Device<float> rope_device(rope);
-  for (const int tokens : {1, 7, 8, 33, 65}) {
+  for (const int tokens : {1, 7, 16, 17, 33, 64, 65, 128}) {
     std::vector<int> positions(tokens);
     for (int t = 0; t < tokens; ++t) positions[t] = (t * 29 + 3) % 128;
     Device<int> positions_device(positions);
