@@ -21,7 +21,8 @@ class HopperLinear : public testing::Test {
 struct LinearCase {
   int n, k;
 };
-constexpr LinearCase kShapes[] = {{2112, 7168}, {24576, 1536}, {7168, 16384}, {4096, 7168}, {7168, 2048}, {7168, 18432}, {64, 512}};
+constexpr LinearCase kShapes[] = {{2112, 7168},  {24576, 1536}, {7168, 16384}, {4096, 7168}, {7168, 2048},
+                                  {7168, 18432}, {64, 512},     {12288, 1536}, {18432, 768}};
 
 TEST_F(HopperLinear, EqualsDoublePrecisionForEveryShapeAndRowCount) {
   uint64_t seed = 1;
@@ -30,7 +31,7 @@ TEST_F(HopperLinear, EqualsDoublePrecisionForEveryShapeAndRowCount) {
     Device<E4m3> w(size_t(shape.n) * shape.k);
     Device<float> sw(size_t((shape.n + 127) / 128) * blocks);
     fill(w, ++seed, 64), fill_scales(sw, ++seed, 1.0f / 4096);
-    for (const int m : {1, 2, 7, 8, 9, 16, 17, 32, 33, 64, 65, 128}) {
+    for (const int m : {1, 2, 7, 8, 9, 16, 17, 32, 33, 64, 65, 100, 128}) {
       Device<E4m3> x(size_t(m) * shape.k);
       Device<float> sx(size_t(m) * blocks);
       fill(x, ++seed, 100), fill_scales(sx, ++seed, 1.0f / 128);
@@ -45,6 +46,26 @@ TEST_F(HopperLinear, EqualsDoublePrecisionForEveryShapeAndRowCount) {
       EXPECT_LT(error, kBf16Error) << "N " << shape.n << " K " << shape.k << " M " << m;
       if (m == 8) std::printf("linear (%d, %d) M %d: %.2e\n", shape.n, shape.k, m, error);
     }
+  }
+}
+
+// One shape for each tile of the linears of 65 to 128 tokens, on 132 multiprocessors; short, for compute-sanitizer.
+TEST_F(HopperLinear, EveryWideTileEqualsDoublePrecisionOverAShortSum) {
+  const int m = 100, k = 512, blocks = k / 128;
+  Device<E4m3> x(size_t(m) * k);
+  Device<float> sx(size_t(m) * blocks);
+  fill(x, 21, 100), fill_scales(sx, 22, 1.0f / 128);
+  const auto* xb = reinterpret_cast<const uint8_t*>(static_cast<E4m3*>(x));
+  for (const int n : {2112, 4096, 7168, 12288, 18432, 24576}) {
+    Device<E4m3> w(size_t(n) * k);
+    Device<float> sw(size_t((n + 127) / 128) * blocks);
+    fill(w, 23, 64), fill_scales(sw, 24, 1.0f / 4096);
+    const auto* wb = reinterpret_cast<const uint8_t*>(static_cast<E4m3*>(w));
+    Device<double> reference(size_t(m) * n);
+    linear_reference_kernel<<<(m * n + 255) / 256, 256>>>(reference, xb, sx, wb, sw, nullptr, m, n, k);
+    Device<bf16> out(size_t(m) * n);
+    ASSERT_CUDA(hopper::fp8_linear(out, {xb, sx}, {wb, sw}, m, n, k, nullptr));
+    EXPECT_LT(relative_error(out.host(), reference.host()), kBf16Error) << "N " << n;
   }
 }
 
@@ -71,13 +92,30 @@ TEST_F(HopperLinear, GivesARowTheSameBitsAloneAndInABatch) {
   }
 }
 
+TEST_F(HopperLinear, CallsInARowNeitherStallNorDiffer) {
+  for (const LinearCase& shape : {LinearCase{2112, 7168}, LinearCase{4096, 7168}, LinearCase{7168, 2048}, LinearCase{24576, 1536}}) {
+    const int m = 128, blocks = shape.k / 128;
+    Device<E4m3> w(size_t(shape.n) * shape.k), x(size_t(m) * shape.k);
+    Device<float> sw(size_t((shape.n + 127) / 128) * blocks), sx(size_t(m) * blocks);
+    fill(w, 3, 64), fill_scales(sw, 4, 1.0f / 4096), fill(x, 5, 100), fill_scales(sx, 6, 1.0f / 128);
+    const auto* xb = reinterpret_cast<const uint8_t*>(static_cast<E4m3*>(x));
+    const auto* wb = reinterpret_cast<const uint8_t*>(static_cast<E4m3*>(w));
+    Device<bf16> once(size_t(m) * shape.n), last(size_t(m) * shape.n);
+    ASSERT_CUDA(hopper::fp8_linear(once, {xb, sx}, {wb, sw}, m, shape.n, shape.k, nullptr));
+    for (int i = 0; i < 500; ++i) ASSERT_CUDA(hopper::fp8_linear(last, {xb, sx}, {wb, sw}, m, shape.n, shape.k, nullptr));
+    ASSERT_CUDA(cudaDeviceSynchronize());
+    const auto a = once.host(), b = last.host();
+    EXPECT_EQ(0, std::memcmp(a.data(), b.data(), a.size() * sizeof(bf16))) << "N " << shape.n;
+  }
+}
+
 TEST_F(HopperLinear, GateAndUpOfADenseMlpAreJoined) {
   const int n = 36864, k = 7168, blocks = k / 128;  // several tiles for each multiprocessor
   Device<E4m3> w(size_t(n) * k);
   Device<float> sw(size_t(n / 128) * blocks);
   fill(w, 91, 64), fill_scales(sw, 92, 1.0f / 65536);
   const auto* wb = reinterpret_cast<const uint8_t*>(static_cast<E4m3*>(w));
-  for (const int m : {3, 64, 65, 100, 128}) {
+  for (const int m : {3, 33, 64, 65, 100, 128}) {
     Device<E4m3> x(size_t(m) * k);
     Device<float> sx(size_t(m) * blocks);
     fill(x, 93, 100), fill_scales(sx, 94, 1.0f / 128);

@@ -35,8 +35,6 @@ cudaError_t dense(const LinearArgs& a, cudaStream_t stream) {
   if (a.tokens <= 16) return tile_linear<16, 5, 1, false, kGated>(a, 1, stream);
   if (a.tokens <= 32) return tile_linear<32, 4, 1, false, kGated>(a, 1, stream);
   if (a.tokens <= 64) return tile_linear<64, 3, 1, false, kGated>(a, 1, stream);
-  if (a.n / 64 <= 44 && a.k > 4096)
-    return tile_linear<64, 3, 1, false, kGated>(a, (a.tokens + 63) / 64, stream);  // 15.5 us at 128 tokens; 23 with 128 columns
   return tile_linear<128, 4, 1, false, kGated>(a, (a.tokens + 127) / 128, stream);
 }
 
@@ -50,9 +48,6 @@ cudaError_t grouped(const LinearArgs& a, const RouteOptions& options, cudaStream
 
 constexpr int kTileTokens = 128;  // more go to fp8_gemm_kernel
 
-/// Over 64 tokens, where there are tiles for the multiprocessors (without, K must be cut as only fp8_tile_kernel does).
-bool wide(int m, int n, int k) { return m > 64 && !(n / 64 <= 44 && k > 4096) && wide_fits(n, k); }
-
 LinearArgs arguments(bf16* out, Fp8Rows x, Fp8Weight w, int tokens, int n, int k) {
   LinearArgs a{};
   a.out = out, a.x = x.data, a.x_scale = x.scale, a.w = w.data, a.w_scale = w.scale;
@@ -64,12 +59,13 @@ LinearArgs arguments(bf16* out, Fp8Rows x, Fp8Weight w, int tokens, int n, int k
 
 cudaError_t fp8_linear(bf16* out, Fp8Rows x, Fp8Weight w, int m, int n, int k, cudaStream_t stream) {
   if (m > kTileTokens) return gemm_linear(out, x, w, m, n, k, false, stream);
-  if (wide(m, n, k)) return wide_linear(out, x, w, m, n, k, stream);
+  if (m > 64 && wide_fits(n, k, false)) return wide_linear(out, x, w, m, n, k, false, stream);
   return dense<false>(arguments(out, x, w, m, n, k), stream);
 }
 
 cudaError_t fp8_gate_up(bf16* out, Fp8Rows x, Fp8Weight w, int m, int n, int k, cudaStream_t stream) {
   if (m > kTileTokens) return gemm_linear(out, x, w, m, n, k, true, stream);
+  if (m > 32 && wide_fits(n, k, true)) return wide_linear(out, x, w, m, n, k, true, stream);
   return dense<true>(arguments(out, x, w, m, n, k), stream);
 }
 

@@ -17,17 +17,6 @@ PFN_cuTensorMapEncodeTiled_v12000 driver_encoder() {
 }
 }  // namespace
 
-cudaError_t encode_scales(CUtensorMap& map, const float* scales, int64_t rows, int64_t width, int box_rows) {
-  const auto encoder = driver_encoder();
-  if (!encoder) return cudaErrorNotSupported;
-  const cuuint64_t dims[2] = {cuuint64_t(width), cuuint64_t(rows)}, strides[1] = {cuuint64_t(width) * sizeof(float)};
-  const cuuint32_t box[2] = {4, cuuint32_t(box_rows)}, steps[2] = {1, 1};
-  const CUresult result = encoder(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 2, const_cast<float*>(scales), dims, strides, box, steps,
-                                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
-}
-
 cudaError_t encode(CUtensorMap& map, const RowsMap& rows) {
   const auto encoder = driver_encoder();
   if (!encoder) return cudaErrorNotSupported;

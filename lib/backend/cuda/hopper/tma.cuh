@@ -16,8 +16,6 @@ struct RowsMap {
 };
 /// The driver's encoder, found at run time: nothing links the driver. cudaErrorNotSupported where there is none.
 cudaError_t encode(CUtensorMap& map, const RowsMap& rows);
-/// f32 scales [rows, width], width a multiple of 4, in boxes of four by box_rows, unswizzled.
-cudaError_t encode_scales(CUtensorMap& map, const float* scales, int64_t rows, int64_t width, int box_rows);
 
 __device__ inline void barrier_init(uint32_t barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
