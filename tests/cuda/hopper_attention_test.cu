@@ -128,7 +128,7 @@ TEST_F(HopperAttention, MlaDecodeEqualsDoublePrecisionAtAnyLengthAndSplit) {
     for (const int heads : {128, 16}) {
       const Sequences s({0, 62, 63, 64, -1, 200, 511, 1023, 777, 130}, heads, format);  // -1: a padding row
       const auto expected = s.expected.host();
-      for (const int parts : {1, 2, 3, 4, 6, 8, 16, 64}) {
+      for (const int parts : {1, 2, 3, 4, 5, 6, 7, 8, 14, 16, 64}) {
         const auto u = s.decode(parts, 0, s.tokens);
         const double error = relative_error(u, expected);
         std::printf("mla %s, %d heads, %d parts: %.2e\n", format == hopper::KvFormat::kFp8 ? "fp8" : "bf16", heads, parts, error);

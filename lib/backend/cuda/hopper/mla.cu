@@ -8,13 +8,12 @@ namespace {
 
 using S = MlaShape;
 
-/// Blocks that the device holds at once in clusters of 1, 2, 4, 8: a cluster stays within one of its groups of multiprocessors, whose sizes
+/// Blocks that the device holds at once in clusters of 1 … 8: a cluster stays within one of its groups of multiprocessors, whose sizes
 /// differ.
 struct Resident {
-  int blocks[4];
+  int blocks[kMaxMlaCluster + 1];
   Resident() {
-    for (int i = 0; i < 4; ++i) {
-      const int size = 1 << i;
+    for (int size = 1; size <= kMaxMlaCluster; ++size) {
       cudaLaunchAttribute attribute{};
       attribute.id = cudaLaunchAttributeClusterDimension;
       attribute.val.clusterDim.x = unsigned(size), attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
@@ -26,23 +25,24 @@ struct Resident {
               cudaSuccess ||
           cudaOccupancyMaxActiveClusters(&clusters, mla_kernel<true>, &config) != cudaSuccess)
         clusters = 1;
-      blocks[i] = clusters * size;
+      blocks[size] = clusters * size;
     }
   }
 };
 
-/// How `parts` parts of each of `units` (tokens times blocks of heads) run: clusters of 2^log2 blocks, which are parts of the same sequence
+/// How `parts` parts of each of `units` (tokens times blocks of heads) run: clusters of `size` blocks, which are parts of the same sequence
 /// and leave one sum of theirs; the largest that costs no further wave.
 struct Clusters {
-  int log2 = 0;
+  int size = 1;
   int64_t waves = 0;
 };
 Clusters clusters_of(int64_t units, int parts) {
   static const Resident resident;  // of the first device that asked: those of a machine are alike
   Clusters best;
-  for (int log2 = 0; log2 < 4 && parts % (1 << log2) == 0; ++log2) {
-    const int64_t held = resident.blocks[log2] > 0 ? resident.blocks[log2] : 1, waves = (units * parts + held - 1) / held;
-    if (log2 == 0 || waves <= best.waves) best = {log2, waves};
+  for (int size = 1; size <= kMaxMlaCluster; ++size) {
+    if (parts % size != 0) continue;
+    const int64_t held = resident.blocks[size] > 0 ? resident.blocks[size] : 1, waves = (units * parts + held - 1) / held;
+    if (size == 1 || waves <= best.waves) best = {size, waves};
   }
   return best;
 }
@@ -93,9 +93,9 @@ int mla_parts(int tokens, int heads, int64_t max_positions) {
     // Tenths of a microsecond, fitted to an H100: a block's start and end; its pages, by their products or by what memory gives so many
     // sequences' parts at once; the sum over the cluster; and over clusters: a launch, megabytes written and read.
     const Clusters clusters = clusters_of(units, parts);
-    const int64_t groups = parts >> clusters.log2, at_once = std::min<int64_t>(units * parts, processors) / head_blocks,
+    const int64_t groups = parts / clusters.size, at_once = std::min<int64_t>(units * parts, processors) / head_blocks,
                   page = std::max<int64_t>(19, at_once * 24 / 100),
-                  merge = (clusters.log2 > 0 ? 15 : 0) + (groups > 1 ? 60 + groups + int64_t(tokens) * heads * groups / 100 : 0),
+                  merge = (clusters.size > 1 ? 15 : 0) + (groups > 1 ? 60 + groups + int64_t(tokens) * heads * groups / 100 : 0),
                   cost = clusters.waves * (75 + page * ((pages + parts - 1) / parts)) + merge;
     if (cost < best_cost) best_cost = cost, best = parts;
   }
@@ -103,7 +103,7 @@ int mla_parts(int tokens, int heads, int64_t max_positions) {
 }
 
 int64_t mla_workspace(int tokens, int heads, int parts) {
-  const int groups = parts >> clusters_of(units_of(tokens, heads), parts).log2;
+  const int groups = parts / clusters_of(units_of(tokens, heads), parts).size;
   return groups == 1 ? 0 : int64_t(tokens) * heads * groups * (S::kLatent + 1) * int64_t(sizeof(float));
 }
 
@@ -116,7 +116,7 @@ cudaError_t mla_decode(const MlaDecode& a, cudaStream_t stream) {
   if (status == cudaSuccess && a.format == KvFormat::kBf16)
     status = encode(maps.cache, {a.cache, INT32_MAX, S::kRow, S::kRow * 2, 2, S::kPage});
   if (status != cudaSuccess) return status;
-  const int log2 = clusters_of(units_of(a.tokens, a.heads), a.parts).log2, cluster = 1 << log2, groups = a.parts >> log2;
+  const int cluster = clusters_of(units_of(a.tokens, a.heads), a.parts).size, groups = a.parts / cluster;
   status = a.format == KvFormat::kBf16 ? start_mla<true>(a, maps, cluster, stream) : start_mla_fp8(a, maps, cluster, stream);
   if (status != cudaSuccess || groups == 1) return status;
   return start(merge_kernel, dim3(unsigned((a.tokens * a.heads * 4 + 7) / 8)), 256, 0, stream, true, a, groups);

@@ -73,14 +73,14 @@ __device__ inline void add_cluster(const MlaDecode& a, const MlaPart& part, int 
     if (groups > 1 && rank == 0) group_lse(a, groups, token, group)[head0 + thread] = total > 0 ? peak + log2f(total) : -INFINITY;
   }
   named_sync(kBothHalves, 256);
-  const int width = MlaShape::kLatent / blocks, each = width / 4;
-  const float* mine = reinterpret_cast<const float*>(part.generic + MlaShape::kPages) + rank * width;
+  const int begin = rank * (MlaShape::kLatent / 4) / blocks, each = (rank + 1) * (MlaShape::kLatent / 4) / blocks - begin;  // of four columns
+  const float* rows_here = reinterpret_cast<const float*>(part.generic + MlaShape::kPages);
   for (int i = thread; i < rows * each; i += 256) {
-    const int row = i / each, column = i % each * 4;
+    const int row = i / each, column = (begin + i % each) * 4;
     float4 v[kMaxMlaCluster];
 #pragma unroll
     for (int b = 0; b < kMaxMlaCluster; ++b)
-      if (b < blocks) v[b] = *reinterpret_cast<const float4*>(cluster.map_shared_rank(mine, b) + row * MlaShape::kSumStride + column);
+      if (b < blocks) v[b] = *reinterpret_cast<const float4*>(cluster.map_shared_rank(rows_here, b) + row * MlaShape::kSumStride + column);
     float4 sum{};
 #pragma unroll
     for (int b = 0; b < kMaxMlaCluster; ++b) {
@@ -88,7 +88,7 @@ __device__ inline void add_cluster(const MlaDecode& a, const MlaPart& part, int 
       const float w = weight[b * MlaShape::kHeads + row];
       if (w != 0) sum.x += w * v[b].x, sum.y += w * v[b].y, sum.z += w * v[b].z, sum.w += w * v[b].w;  // w 0: nothing was written there
     }
-    const size_t place = size_t(head0 + row) * MlaShape::kLatent + rank * width + column;
+    const size_t place = size_t(head0 + row) * MlaShape::kLatent + column;
     if (groups > 1)
       *reinterpret_cast<float4*>(group_rows(a, groups, token, group) + place) = sum;
     else
@@ -172,7 +172,11 @@ cudaError_t start_mla(const MlaDecode& a, const MlaMaps& maps, int cluster, cuda
   const auto go = [&](auto launch) { return launch(mla_kernel<kBf16Cache>, grid, 384, MlaShape::kShared, stream, true, a, maps); };
   switch (cluster) {
     case 8: return go([](auto... x) { return start<8>(x...); });
+    case 7: return go([](auto... x) { return start<7>(x...); });
+    case 6: return go([](auto... x) { return start<6>(x...); });
+    case 5: return go([](auto... x) { return start<5>(x...); });
     case 4: return go([](auto... x) { return start<4>(x...); });
+    case 3: return go([](auto... x) { return start<3>(x...); });
     case 2: return go([](auto... x) { return start<2>(x...); });
     default: return go([](auto... x) { return start<1>(x...); });
   }
