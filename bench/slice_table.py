@@ -13,7 +13,8 @@ def us(value):
 
 def tables(data):
     load = data.get("load")
-    yield (f"{data['date']}, {data['device']}. Command: `bench_slice --batches 1,8,32,128 --out bench/data/slice.json`. {data['layers']} layers of DeepSeek-V3 (the first dense, all 256 experts in the others), "
+    batches = ",".join(str(b) for b in sorted({case["batch"] for case in data["cases"]}))
+    yield (f"{data['date']}, {data['device']}. Command: `bench_slice --batches {batches} --out bench/data/slice.json`. {data['layers']} layers of DeepSeek-V3 (the first dense, all 256 experts in the others), "
            f"made-up weights, prompts of {data['kv']} random tokens, decode steps through `Engine` with graphs, medians. The parts were timed alone in the same run, as graphs where the "
            "step has them in one: dense and MoE layers in a chain over a filled cache, the head with its norm, the survey of the logits by which tokens are chosen."
            + (f" Loading: {load['bytes'] * 1e-9:.1f} GB in {load['seconds']:.1f} s, {load['gb_per_s']:.1f} GB/s"

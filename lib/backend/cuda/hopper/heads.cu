@@ -99,15 +99,15 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-// A block a head is enough where there are heads for most multiprocessors.
-bool many(int tokens, int heads) { return tokens > 16 && tokens <= 128 && heads >= 64; }
+// A block a head is enough where there are heads for most multiprocessors. Measured at 32 tokens: 8.2 µs in place of 11.8 for queries, 14.0 in place of 11.3 for values.
+bool many(int tokens, int heads, int few) { return tokens > few && tokens <= 128 && heads >= 64; }
 
 }  // namespace
 
 cudaError_t absorb_query(bf16* q, const bf16* q_b, const bf16* w_uk, const float* rope, const int* positions, int tokens, int heads,
                          cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
-  if (many(tokens, heads)) return absorb_many(q, q_b, w_uk, rope, positions, tokens, heads, stream);
+  if (many(tokens, heads, 16)) return absorb_many(q, q_b, w_uk, rope, positions, tokens, heads, stream);
   return start(absorb_kernel, dim3(unsigned(heads), 4, unsigned((tokens + 31) / 32)), 256, 0, stream, true, q, q_b, w_uk, rope, positions,
                tokens, heads);
 }
@@ -115,7 +115,7 @@ cudaError_t absorb_query(bf16* q, const bf16* q_b, const bf16* w_uk, const float
 cudaError_t expand_values(uint8_t* o, float* o_scale, const bf16* u, const bf16* w_uv, int tokens, int heads, bool ue8m0,
                           cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
-  if (many(tokens, heads)) return expand_many(o, o_scale, u, w_uv, tokens, heads, ue8m0, stream);
+  if (many(tokens, heads, 32)) return expand_many(o, o_scale, u, w_uv, tokens, heads, ue8m0, stream);
   return start(expand_kernel, dim3(unsigned(heads), unsigned((tokens + 31) / 32)), 256, 0, stream, true, o, o_scale, u, w_uv, tokens, heads,
                ue8m0);
 }
