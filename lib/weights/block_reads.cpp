@@ -24,8 +24,8 @@ struct Held {
 
 }  // namespace
 
-BlockReads::BlockReads(IoEngine engine, int depth, bool remote, int64_t longest, int64_t staging, std::chrono::milliseconds stall)
-    : longest_(std::max<int64_t>(longest, 1)), stall_(stall), queue_(make_read_queue(engine, depth, remote)) {
+BlockReads::BlockReads(IoEngine engine, int depth, bool remote, int64_t longest, int64_t staging, std::chrono::milliseconds stall, Backend* lender)
+    : longest_(std::max<int64_t>(longest, 1)), stall_(stall), lender_(lender), queue_(make_read_queue(engine, depth, remote)) {
   const int64_t slots = std::clamp<int64_t>(staging / (longest_ + 2 * queue_->alignment()), 1, queue_->depth());
   slots_.resize(static_cast<size_t>(slots));
   idle_.resize(slots_.size());
@@ -40,7 +40,8 @@ void BlockReads::start(Slot& slot, size_t tag) {
   std::byte* out = read.into;
   if (!placed) {
     if (!slot.memory) {
-      slot.memory = std::make_shared<Buffer>(host_pages(static_cast<size_t>(up(longest_, alignment) + 2 * alignment)));
+      const auto bytes = static_cast<size_t>(up(longest_, alignment) + 2 * alignment);
+      slot.memory = std::make_shared<Buffer>(lender_ ? lender_->staging(bytes) : host_pages(bytes));
       staging_bytes_ += static_cast<int64_t>(slot.memory->size());
     }
     begin = down(begin, alignment);
@@ -55,6 +56,7 @@ void BlockReads::start(Slot& slot, size_t tag) {
 void BlockReads::run(size_t count, const Next& next, const Look& look, const std::function<void()>& poll) {
   size_t asked = 0;
   while (asked < count || idle_.size() < slots_.size()) {
+    reclaim();
     while (asked < count && !idle_.empty()) {
       const size_t tag = idle_.back();
       Slot& slot = slots_[tag];
@@ -69,6 +71,7 @@ void BlockReads::run(size_t count, const Next& next, const Look& look, const std
     }
     if (idle_.size() == slots_.size()) continue;
     if (const std::optional<Done> done = queue_->poll()) end(*done, look);
+    else if (idle_.size() + uploading_.size() == slots_.size()) lender_->await_upload(uploading_.front().first);
     else wait();
     if (poll) poll();
   }
@@ -78,10 +81,16 @@ void BlockReads::end(const Done& done, const Look& look) {
   Slot& slot = slots_[done.tag];
   silent_ = {};
   if (!done.error && slot.read.into && slot.bytes.data() != slot.read.into) std::copy(slot.bytes.begin(), slot.bytes.end(), slot.read.into);
+  kept_ = 0;
   look(slot.block, done.error ? std::span<const std::byte>() : slot.bytes, done.error);
   slot.read = {};
-  idle_.push_back(done.tag);
+  if (kept_ > 0) uploading_.emplace_back(kept_, done.tag);
+  else idle_.push_back(done.tag);
   last_ = Clock::now();
+}
+
+void BlockReads::reclaim() {
+  for (; !uploading_.empty() && lender_->uploaded(uploading_.front().first); uploading_.pop_front()) idle_.push_back(uploading_.front().second);
 }
 
 // A gap in our own running is not the disk's silence.

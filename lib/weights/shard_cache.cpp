@@ -105,7 +105,7 @@ WeightSet ShardFile::read(const HeldLayout& layout, const ModelConfig& config, B
   const auto buffer = std::make_shared<Buffer>(backend.allocate(static_cast<size_t>(std::max<int64_t>(layout.buffer_bytes, 1))));
   const bool host = buffer->place() == Place::host;
   const auto block_bytes = [&](size_t i) { return std::min(kShardBlock, layout.buffer_bytes - static_cast<int64_t>(i) * kShardBlock); };
-  BlockReads reads(how.engine, how.depth, /*remote=*/false, std::min(kShardBlock, layout.buffer_bytes), how.staging_bytes, how.stall);
+  BlockReads reads(how.engine, how.depth, /*remote=*/false, std::min(kShardBlock, layout.buffer_bytes), how.staging_bytes, how.stall, host ? nullptr : &backend);
   const auto next = [&](size_t i) {
     const int64_t at = static_cast<int64_t>(i) * kShardBlock;
     return BlockRead{source_, data_begin_ + at, block_bytes(i), host ? buffer->data() + at : nullptr, buffer};
@@ -116,7 +116,7 @@ WeightSet ShardFile::read(const HeldLayout& layout, const ModelConfig& config, B
     if (content_hash(bytes) != blocks_[i])
       refuse(source_->name(), fmt::format("bytes {} to {} (from tensor {} on) are not what was written", data_begin_ + at, data_begin_ + at + block_bytes(i), tensor_at(layout, at)));
     if (!host)
-      backend.copy(TensorView(buffer->data() + at, DType::u8, {block_bytes(i)}, buffer->place()), TensorView(const_cast<std::byte*>(bytes.data()), DType::u8, {block_bytes(i)}));
+      reads.keep(backend.upload(TensorView(buffer->data() + at, DType::u8, {block_bytes(i)}, buffer->place()), TensorView(const_cast<std::byte*>(bytes.data()), DType::u8, {block_bytes(i)})));
     if (watch.advance) watch.advance(block_bytes(i));
   };
   reads.run(blocks_.size(), next, look, watch.poll);
