@@ -10,9 +10,9 @@ namespace {
 // Source: backend/cuda/hopper_room.hpp. Rows of experts, and of absorbed attention, that go together; keys that are expanded at once; rows of the head; parts of the gate.
 constexpr int64_t kMoeSlice = 4096, kAttendSlice = 128, kExpandedKeys = 8192, kHeadRows = 128, kGateParts = 8;
 constexpr int64_t kRunBytes = 16;
-// Partial sums of absorbed attention: blocks of 64 heads times parts of a sequence. Their number comes from a model of time that knows the GPU's multiprocessors; for 78 (H20)
-// to 144 of them, 16 to 128 heads and up to 131,072 positions it is 2016 at most.
-constexpr int64_t kHeadsTogether = 64, kMostParts = 64, kMostPartials = 2304, kPage = 64;
+// Partial sums of absorbed attention: blocks of 64 heads times parts of a sequence that clusters leave. Their number comes from a model of time that knows the GPU's
+// multiprocessors (hopper/mla.cu); for 78 (H20) to 144 of them, 16 to 128 heads and up to 262,144 positions it is 2993 at most.
+constexpr int64_t kHeadsTogether = 64, kMostParts = 64, kMostPartials = 4096, kPage = 64;
 
 ArenaSum bf16() { return ArenaSum(2); }
 
