@@ -34,10 +34,23 @@ Buffer UploadLane::pinned(size_t bytes) {
     int before = -1;
     cudaGetDevice(&before);
     cudaSetDevice(lane->device_);
-    cudaStreamSynchronize(lane->stream_);
-    cudaFreeHost(p);
+    if (lane->drained()) cudaFreeHost(p);
     cudaSetDevice(before);
   });
+}
+
+bool UploadLane::drained() const {
+  cudaEvent_t last = nullptr;
+  bool ended = false;
+  if (cudaEventCreateWithFlags(&last, cudaEventDisableTiming) == cudaSuccess && cudaEventRecord(last, stream_) == cudaSuccess) {
+    try {
+      wait_for(last, device_);
+      ended = true;
+    } catch (const Error&) {
+    }
+  }
+  if (last) cudaEventDestroy(last);
+  return ended;
 }
 
 bool UploadLane::is_pinned(const std::byte* memory) {

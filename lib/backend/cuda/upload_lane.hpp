@@ -32,6 +32,8 @@ class UploadLane : public std::enable_shared_from_this<UploadLane> {
   void lead(cudaStream_t other) const;
 
  private:
+  /// Waits for all copies. False: the device does not answer, so that memory which they may still read has to stay.
+  bool drained() const;
   void release();
   static constexpr size_t kEvents = 64;  // copies under way, at most
   cudaEvent_t event(uint64_t number) const { return events_[number % kEvents]; }
