@@ -97,6 +97,39 @@ TEST(Engine, LetsFollowersGoWhenTheLeaderIsDestroyedInMidAnswer) {
   EXPECT_EQ(gone, 3);
 }
 
+TEST(Engine, GivesUpWaitingForARankThoughARequestIsCancelledDuringShutdown) {
+  std::atomic<bool> over{false};
+  on_threads(2, [&](World& world) {
+    world.set_stall_timeout(2s);
+    Engine engine(world, small("pp=2", 2));
+    if (world.rank() != 0) {
+      while (!over) std::this_thread::sleep_for(1ms);
+      return;
+    }
+    const uint64_t id = engine.submit(ask(1, 8, 50));
+    std::vector<Event> events;
+    engine.step(events, 0ms);
+    std::thread ending([&] {
+      try {
+        engine.shutdown();
+        ADD_FAILURE() << "the other rank has not answered";
+      } catch (const Error& e) {
+        EXPECT_EQ(e.code(), Error::stalled) << e.what();
+      }
+    });
+    for (bool down = false; !down; std::this_thread::sleep_for(1ms)) {
+      try {
+        engine.cancel(engine.submit(ask(2, 4)));
+      } catch (const Error& e) {
+        down = std::string(e.what()).find("shutdown") != std::string::npos;
+      }
+    }
+    EXPECT_TRUE(engine.cancel(id));
+    ending.join();
+    over = true;
+  });
+}
+
 TEST(Engine, RefusesAFaultThatItCannotRead) {
   for (const char* value : {"2", "2:", ":4", "two:4", "2:4x", "-1:4", "2:-4", "", "2:99999999999999999999", "2:4:6"}) {
     setenv("DSINFER_FAULT", value, 1);

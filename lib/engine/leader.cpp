@@ -44,7 +44,7 @@ bool Leader::cancel(uint64_t request) {
   const std::lock_guard lock(board_.mutex);
   const auto found = alive_.find(request);
   if (found == alive_.end()) return false;
-  if (!std::exchange(found->second, true)) cancels_.push_back(request);
+  if (!std::exchange(found->second, true) && !board_.down) cancels_.push_back(request);  // shut_down() takes no mail
   return true;
 }
 
