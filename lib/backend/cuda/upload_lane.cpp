@@ -1,5 +1,7 @@
 #include "backend/cuda/upload_lane.hpp"
 
+#include <algorithm>
+
 #include "backend/cuda/device.hpp"
 
 namespace dsinfer::cuda {
@@ -78,7 +80,9 @@ bool UploadLane::ended(uint64_t number) {
 }
 
 void UploadLane::await(uint64_t number) {
-  if (!ended(number)) wait_for(event(number), device_);
+  if (ended(number)) return;
+  wait_for(event(number), device_);
+  ended_ = std::max(ended_, number);  // else mark() would record again the event that ended() asks about
 }
 
 void UploadLane::follow(cudaStream_t other) {
