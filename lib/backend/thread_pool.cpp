@@ -18,14 +18,22 @@ void relax() {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads, bool spin) : spin_(spin) {
-  for (int i = 1; i < threads; ++i) {
-    workers_.push_back(std::make_unique<Worker>());
-    Worker& worker = *workers_.back();
-    worker.thread = std::thread([this, &worker, i] { work(worker, i); });
+  workers_.reserve(static_cast<size_t>(std::max(threads, 1)));
+  try {
+    for (int i = 1; i < threads; ++i) {
+      auto worker = std::make_unique<Worker>();
+      worker->thread = std::thread([this, &me = *worker, i] { work(me, i); });
+      workers_.push_back(std::move(worker));
+    }
+  } catch (...) {  // the system gives no more threads
+    stop();
+    throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   for (auto& worker : workers_) {
     worker->state.store(kQuit, std::memory_order_release);
     worker->state.notify_one();

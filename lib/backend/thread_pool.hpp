@@ -47,6 +47,7 @@ class DSINFER_INTERNAL ThreadPool {
   };
   void run(int64_t n, int64_t grain, int64_t units, Call call, void* context);
   void work(Worker& me, int part);
+  void stop();
   uint32_t wait_while(const std::atomic<uint32_t>& state, uint32_t value) const;
 
   bool spin_;
