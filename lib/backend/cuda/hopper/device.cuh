@@ -1,4 +1,4 @@
-/// What every kernel here leans on: warp sums, the tensor-core step on FP8 bytes, streaming loads, dependent launches.
+/// What every kernel here leans on: warp sums, the tensor-core step of a warp, streaming loads, dependent launches.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
@@ -28,20 +28,7 @@ __device__ inline void copy16(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 
-/// Four E4M3 bytes as two f16 pairs; exact.
-__device__ inline void widen(uint32_t bytes, uint32_t& low, uint32_t& high) {
-  asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.rn.f16x2.e4m3x2 %0, l;\ncvt.rn.f16x2.e4m3x2 %1, h;\n}"
-      : "=r"(low), "=r"(high)
-      : "r"(bytes));
-}
-
-/// c[16,8] += a[16,16] · b[16,8], f16 operands (E4M3 widened: products exact), f32 sums. sm_90 has no FP8 mma.sync of its own: ptxas widens
-/// that one too.
-__device__ inline void mma_f16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
+/// c[16,8] += a[16,16] · b[16,8], bf16 operands, f32 sums.
 __device__ inline void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])

@@ -2,7 +2,6 @@
 #pragma once
 #include "wgmma.cuh"
 
-#define DSINFER_REGISTERS_28 DSINFER_REGISTERS_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27"
 #define DSINFER_REGISTERS_48 DSINFER_REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define DSINFER_REGISTERS_56                                                             \
   DSINFER_REGISTERS_32                                                                   \
@@ -17,14 +16,6 @@
 namespace dsinfer::hopper {
 
 /// d[64,N] += a[64,32] · b[32,N], E4M3, both K-major; N = 2 · registers.
-__device__ inline void wgmma_fp8(float (&d)[28], uint64_t a, uint64_t b, bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %30, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n56k32.f32.e4m3.e4m3 {" DSINFER_REGISTERS_28 "}, %28, %29, p, 1, 1;\n}"
-      : DSINFER_SUMS_16(d, 0), DSINFER_SUMS_8(d, 16), DSINFER_SUMS_4(d, 24)
-      : "l"(a), "l"(b), "r"(int(accumulate)));
-}
-
 __device__ inline void wgmma_fp8(float (&d)[48], uint64_t a, uint64_t b, bool accumulate) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %50, 0;\n"
