@@ -4,16 +4,6 @@
 
 namespace dsinfer::hopper {
 
-/// A box that no other block reads: first to leave L2, so that tokens stay there.
-__device__ inline void copy_box_once(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
-  constexpr uint64_t kEvictFirst = 0x12f0000000000000;  // what createpolicy.fractional.L2::evict_first gives for all of it
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
-          to),
-      "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(kEvictFirst)
-      : "memory");
-}
-
 /// A box to the same place of both blocks of a cluster; each one's barrier counts its own bytes.
 __device__ inline void copy_box_to_both(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
   asm volatile(
@@ -41,7 +31,8 @@ __device__ inline void fill_ring(const GemmArgs& a, const TileOrder<Shape>& orde
       const uint32_t to_high = to_w + Shape::kWeightBytes / 2;
       barrier_wait(empty + place.stage * 8, place.parity ^ 1);
       barrier_expect(ready, Shape::kWeightBytes + boxes * Shape::kTokenBox * 128);
-      if (Shape::kGrouped && Shape::kGated && !shared) {  // measured: 3.06 instead of 3.23 ms; without gate the hint costs 3 %
+      // Weights that no other block reads give way to tokens. Measured: 3.06 instead of 3.23 ms; without gate the hint costs 3 %.
+      if (Shape::kGrouped && Shape::kGated && !shared) {
         copy_box_once(to_w, w, b * 128, row, ready), copy_box_once(to_high, w, b * 128, row_high, ready);
       } else {
         copy_box(to_w, w, b * 128, row, ready), copy_box(to_high, w, b * 128, row_high, ready);

@@ -8,10 +8,6 @@ __device__ inline void store_box(const CUtensorMap& map, int column, int row, ui
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(column), "r"(row), "r"(from)
                : "memory");
 }
-/// Four tiles of 8 by 8 bf16; lane l gives the address of row l % 8 of tile l / 8.
-__device__ inline void store_matrices(uint32_t to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
-}
 
 /// A warp's 16 rows of the output from row `first`, of which `count` exist; columns from `column`. All there: through `buffer` and the copy
 /// engine, while the warp goes on with the next tile. Otherwise the lanes write them, since what lies behind belongs to another run.

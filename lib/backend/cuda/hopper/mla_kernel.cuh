@@ -40,11 +40,6 @@ __device__ inline float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-/// Four 8×8 matrices of a warp to shared memory; lane l gives the address of row l % 8 of matrix l / 8.
-__device__ inline void store_matrices(uint32_t to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
-}
-
 /// What a thread of the block knows about its part.
 struct MlaPart {
   uint32_t base;     // shared memory, aligned

@@ -19,26 +19,17 @@ __device__ inline void ask_for_page(const void* page, int64_t row_bytes) {
 }
 constexpr int kMlaPagesAhead = 3;  // asked for ahead of their copy: a place that falls free is filled at L2's latency
 
-/// A box of a page, which gives way in L2 first: nobody reads it again but the block of the other 64 heads, at about the same time.
-__device__ inline void copy_once(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
-  constexpr uint64_t kEvictFirst = 0x12f0000000000000;  // what createpolicy.fractional.L2::evict_first makes
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-      "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(kEvictFirst)
-      : "memory");
-}
-
 /// One thread: pages by the copy engine, the halves in the order of their release; q after the first two.
 __device__ inline void load_pages(const MlaMaps& maps, const MlaPart& part, int q_row) {
   using S = MlaShape;
-  auto load = [&](int page) {
+  auto load = [&](int page) {  // read again by the block of the other 64 heads, at about the same time, and where sequences share it
     const int row = part.table[part.first + page] * S::kPage;
     for (int i = 0; i < 2; ++i) {
       const int half = i ^ (page % 2);
       wait_for_place(part, page, half);
       for (int c = half * 4; c < 4 + half * 5; ++c) {
         barrier_expect(part.full(page, c), S::kColumnBytes);
-        copy_once(part.tile(page) + c * S::kColumnBytes, maps.cache, c * 64, row, part.full(page, c));
+        copy_box_once(part.tile(page) + c * S::kColumnBytes, maps.cache, c * 64, row, part.full(page, c));
       }
     }
   };

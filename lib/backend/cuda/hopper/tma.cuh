@@ -47,6 +47,14 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column,
                "l"(&map), "r"(column), "r"(row), "r"(barrier)
                : "memory");
 }
+/// A box that gives way in L2 first, to what is read again later.
+__device__ inline void copy_box_once(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
+  constexpr uint64_t kEvictFirst = 0x12f0000000000000;  // what createpolicy.fractional.L2::evict_first gives for all of it
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(kEvictFirst)
+      : "memory");
+}
 template <int kRegisters>
 __device__ inline void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
