@@ -41,7 +41,7 @@ __device__ inline void store_matrices(uint32_t to, uint32_t a, uint32_t b, uint3
 }
 
 /// Programmatic dependent launch: the next kernel's blocks may start now / the kernels before this one are done and their writes visible.
-/// Before wait_for_producers a kernel may read weights only.
+/// Before wait_for_producers a kernel may read weights only; mla_kernel also what calls before the last one wrote.
 __device__ inline void let_dependents_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 __device__ inline void wait_for_producers() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 

@@ -1,5 +1,5 @@
-/// The kernel behind every FP8 linear of a decode step: weights are read once, by asynchronous copies that stay in flight across tiles, and
-/// meet up to 128 tokens in the warpgroup matrix units, as their 64-row operand.
+/// The kernel behind the FP8 linears of a decode step that fp8_wide.cuh does not take: weights are read once, by asynchronous copies that
+/// stay in flight across tiles, and meet up to 128 tokens in the warpgroup matrix units, as their 64-row operand.
 #pragma once
 #include <cooperative_groups.h>
 
@@ -41,7 +41,8 @@ struct TileShape {
 /// A block: 64 rows of the weights (gated: 32 gate rows and their up rows, in turns of 8) and kColumns tokens; its warpgroups split
 /// K, each with a ring of kStages tiles of 128 channels that its own threads fill (cp.async); kCluster blocks split K further and add
 /// through distributed shared memory. Each block of 128 is summed by the matrix unit (E4M3, its own accumulator), then scaled into f32.
-/// Order of sums: blocks of a warpgroup, then warpgroups, then blocks of the cluster: the same for every number of tokens.
+/// Order of sums: blocks of a warpgroup, then warpgroups, then blocks of the cluster: the same for every number of tokens, as long as
+/// kGroups and kCluster are.
 template <int kColumns, int kStages, int kCluster, bool kGrouped, bool kGated>
 __global__ void __launch_bounds__(TileShape<kColumns>::kThreads, 1) fp8_tile_kernel(const __grid_constant__ LinearArgs a) {
   using Shape = TileShape<kColumns>;

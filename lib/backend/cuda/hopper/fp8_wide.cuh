@@ -1,5 +1,5 @@
-/// The kernel behind the FP8 linears of 65 to 128 tokens: tokens are the 64-row operand of the warpgroup matrix units, the weights the
-/// other, as many rows of them as give every multiprocessor as much to read.
+/// The kernel behind the FP8 linears of 65 to 128 tokens (gate and up together: from 33 on): tokens are the 64-row operand of the warpgroup
+/// matrix units, the weights the other, as many rows of them as give every multiprocessor as much to read.
 #pragma once
 #include "device.cuh"
 #include "tma.cuh"

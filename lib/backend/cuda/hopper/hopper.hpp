@@ -1,10 +1,10 @@
 /// Kernels for Hopper (sm_90a) at DeepSeek-V3's dimensions, for the decode step; linears, gate, experts and row stages take a prefill
 /// chunk's many tokens too (its attention: prefill.hpp). Raw device pointers, dimensions, a stream. Nothing here allocates or synchronises;
 /// every call may be captured in a graph, and each starts as a programmatic dependent of the call before it on the stream (weights may be
-/// read before that one ends, everything else after). Wrong dimensions: cudaErrorInvalidValue. No tokens: nothing is done. Activations
-/// between kernels are bf16, the residual f32. "Quantised": E4M3 bytes [rows, K] and f32 scales [rows, K/128], one per 1×128 block. A token
-/// whose position is negative is a padding row: it appends nothing, goes to no routed expert (expert and slot -1, weight 0), its attention
-/// is 0, and what the other kernels make of it depends on its own row alone.
+/// read before that one ends, everything else after, but for what MlaDecode names). Wrong dimensions: cudaErrorInvalidValue. No tokens:
+/// nothing is done. Activations between kernels are bf16, the residual f32. "Quantised": E4M3 bytes [rows, K] and f32 scales [rows, K/128],
+/// one per 1×128 block. A token whose position is negative is a padding row: it appends nothing, goes to no routed expert (expert and slot
+/// -1, weight 0), its attention is 0, and what the other kernels make of it depends on its own row alone.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -33,7 +33,8 @@ struct Fp8Rows {
 /// whole, in the order of its blocks. There K may be any multiple of 128 (gated: N too), M · K / 128 below 2³².
 cudaError_t fp8_linear(bf16* out, Fp8Rows x, Fp8Weight w, int m, int n, int k, cudaStream_t stream);
 
-/// out[m,i] = silu(x · w[i,:]) · (x · w[n/2+i,:]), out [M, N/2] bf16: gate and up of a dense MLP in one.
+/// out[m,i] = silu(x · w[i,:]) · (x · w[n/2+i,:]), out [M, N/2] bf16: gate and up of a dense MLP in one. Where N / 144 tiles are enough for
+/// three quarters of the multiprocessors, K is summed whole from 33 rows on.
 cudaError_t fp8_gate_up(bf16* out, Fp8Rows x, Fp8Weight w, int m, int n, int k, cudaStream_t stream);
 
 /// A run of positions that share an expert; position = rank of a (token, choice) pair when pairs are sorted by expert, then token.
