@@ -8,7 +8,8 @@ namespace {
 
 template <int kColumns>
 struct HeadShape {
-  // Warpgroups of a block: they take the 64-wide blocks of K in turns. Two row tiles each where tokens are many: half as much of x is read again.
+  // Warpgroups of a block: they take the 64-wide blocks of K in turns. Two row tiles each where tokens are many: half as much of x is read
+  // again.
   static constexpr int kGroups = kColumns >= 64 ? 2 : 4, kRowTiles = kColumns >= 64 ? 2 : 1, kRows = 64 * kRowTiles;
   static constexpr int kThreads = 128 * kGroups;
   static constexpr int kWeightBytes = kRows * 128, kStageBytes = kWeightBytes + kColumns * 128;
@@ -32,7 +33,8 @@ struct HeadArgs {
 template <int kColumns, int kStages>
 __global__ void __launch_bounds__(HeadShape<kColumns>::kThreads, 1) head_kernel(const __grid_constant__ HeadArgs a) {
   using Shape = HeadShape<kColumns>;
-  constexpr int kGroups = Shape::kGroups, kRowTiles = Shape::kRowTiles, kRows = Shape::kRows, kStride = Shape::kStride, kChunk = Shape::kChunk;
+  constexpr int kGroups = Shape::kGroups, kRowTiles = Shape::kRowTiles, kRows = Shape::kRows, kStride = Shape::kStride,
+                kChunk = Shape::kChunk;
   constexpr int kXUnits = kColumns * 8, kXLoads = (kXUnits + 127) / 128, kWLoads = kRows / 16;
   extern __shared__ uint8_t raw[];
   const uint32_t raw_address = uint32_t(__cvta_generic_to_shared(raw)), base = (raw_address + 1023) / 1024 * 1024;
@@ -62,7 +64,8 @@ __global__ void __launch_bounds__(HeadShape<kColumns>::kThreads, 1) head_kernel(
     for (int i = 0; i < kXLoads; ++i) {
       const int row = thread / 8 + 16 * i;
       if (kXUnits >= 128 || thread < kXUnits)
-        copy16(to + row * 128 + ((unit ^ (row % 8)) * 16), x_bytes + min(row, a.tokens - 1) * row_bytes + int64_t(step) * kGroups * 128, row < a.tokens);
+        copy16(to + row * 128 + ((unit ^ (row % 8)) * 16), x_bytes + min(row, a.tokens - 1) * row_bytes + int64_t(step) * kGroups * 128,
+               row < a.tokens);
     }
   };
   int64_t issue_tile = blockIdx.x;
@@ -144,7 +147,8 @@ cudaError_t run(const HeadArgs& a, cudaStream_t stream) {
   using Shape = HeadShape<kColumns>;
   static_assert(Shape::shared_bytes(kStages) <= 227 * 1024);
   const int64_t tiles = (a.n + Shape::kRows - 1) / Shape::kRows, resident = multiprocessors();
-  return start(head_kernel<kColumns, kStages>, dim3(unsigned(tiles < resident ? tiles : resident)), Shape::kThreads, Shape::shared_bytes(kStages), stream, true, a);
+  return start(head_kernel<kColumns, kStages>, dim3(unsigned(tiles < resident ? tiles : resident)), Shape::kThreads,
+               Shape::shared_bytes(kStages), stream, true, a);
 }
 
 __global__ void __launch_bounds__(256) to_bf16_kernel(bf16* out, const float* x, int64_t stride, int64_t rows, int64_t dim) {
@@ -156,8 +160,8 @@ __global__ void __launch_bounds__(256) to_bf16_kernel(bf16* out, const float* x,
   *reinterpret_cast<uint2*>(out + i) = uint2{pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)};
 }
 
-__global__ void __launch_bounds__(256)
-    combine_kernel(bf16* out, const bf16* y, const int* slot, const float* weight, int64_t shared_first, int64_t rows, int top_k, int64_t dim) {
+__global__ void __launch_bounds__(256) combine_kernel(bf16* out, const bf16* y, const int* slot, const float* weight, int64_t shared_first,
+                                                      int64_t rows, int top_k, int64_t dim) {
   wait_for_producers();
   let_dependents_start();
   const int64_t i = (int64_t(blockIdx.x) * 256 + threadIdx.x) * 8, row = i / dim, column = i % dim;
@@ -184,10 +188,12 @@ cudaError_t to_bf16(bf16* out, const float* x, int64_t stride, int64_t rows, int
   return start(to_bf16_kernel, dim3(unsigned((rows * dim + 1023) / 1024)), 256, 0, stream, true, out, x, stride, rows, dim);
 }
 
-cudaError_t combine(bf16* out, const bf16* y, const int* slot, const float* weight, int64_t shared_first, int64_t rows, int top_k, int64_t dim, cudaStream_t stream) {
+cudaError_t combine(bf16* out, const bf16* y, const int* slot, const float* weight, int64_t shared_first, int64_t rows, int top_k,
+                    int64_t dim, cudaStream_t stream) {
   if (dim % 8 != 0) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
-  return start(combine_kernel, dim3(unsigned((rows * dim + 2047) / 2048)), 256, 0, stream, true, out, y, slot, weight, shared_first, rows, top_k, dim);
+  return start(combine_kernel, dim3(unsigned((rows * dim + 2047) / 2048)), 256, 0, stream, true, out, y, slot, weight, shared_first, rows,
+               top_k, dim);
 }
 
 cudaError_t bf16_linear(float* out, const bf16* x, const bf16* w, int m, int64_t n, int k, cudaStream_t stream) {

@@ -11,8 +11,10 @@ __device__ inline uint32_t ordered(float v) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-/// Sum over the threads before this one, of the first kWarps warps; all of the block call it. scratch: one number a warp; total: of those warps.
-template <int kWarps> __device__ inline int exclusive_scan(int value, int* scratch, int& total) {
+/// Sum over the threads before this one, of the first kWarps warps; all of the block call it. scratch: one number a warp; total: of those
+/// warps.
+template <int kWarps>
+__device__ inline int exclusive_scan(int value, int* scratch, int& total) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int sum = value;
 #pragma unroll

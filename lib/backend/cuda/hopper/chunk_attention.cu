@@ -40,8 +40,8 @@ __device__ float power_of_two(float x) {
 
 // A block, as long as there is work: 128 queries of one head against all keys that they may see, 128 at a time. Two warpgroups of 64
 // queries, which they hold in registers; one thread of the third copies. A warpgroup asks for the scores of the next keys before the values
-// of these, so that the matrix unit works through its softmax, and the two ask in turns. Online softmax (Milakov & Gimelshein 2018); order and turns as in
-// FlashAttention-3 (Shah et al. 2024).
+// of these, so that the matrix unit works through its softmax, and the two ask in turns. Online softmax (Milakov & Gimelshein 2018); order
+// and turns as in FlashAttention-3 (Shah et al. 2024).
 __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ ChunkArgs args) {
   extern __shared__ uint8_t raw[];
   const uint32_t query = (uint32_t(__cvta_generic_to_shared(raw)) + 1023) / 1024 * 1024, keys = query + kQueryBytes,

@@ -153,7 +153,7 @@ struct MlaDecode {
   /// 1 … kMaxMlaParts: each token's pages are cut into that many equal runs; fixed per bucket, so that graphs can replay. A token's bits
   /// depend on this cut and on the number of tokens and heads (how many parts add up within the chip), not on other tokens' values.
   int parts;
-  float scale;             // above 0
+  float scale;  // above 0
   KvFormat format = KvFormat::kBf16;
 };
 constexpr int kMaxMlaParts = 64;

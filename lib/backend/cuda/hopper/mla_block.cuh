@@ -73,7 +73,8 @@ __device__ inline void add_cluster(const MlaDecode& a, const MlaPart& part, int 
     if (groups > 1 && rank == 0) group_lse(a, groups, token, group)[head0 + thread] = total > 0 ? peak + log2f(total) : -INFINITY;
   }
   named_sync(kBothHalves, 256);
-  const int begin = rank * (MlaShape::kLatent / 4) / blocks, each = (rank + 1) * (MlaShape::kLatent / 4) / blocks - begin;  // of four columns
+  const int begin = rank * (MlaShape::kLatent / 4) / blocks,
+            each = (rank + 1) * (MlaShape::kLatent / 4) / blocks - begin;  // of four columns
   const float* rows_here = reinterpret_cast<const float*>(part.generic + MlaShape::kPages);
   for (int i = thread; i < rows * each; i += 256) {
     const int row = i / each, column = (begin + i % each) * 4;

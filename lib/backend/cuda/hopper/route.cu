@@ -70,7 +70,8 @@ __global__ void __launch_bounds__(kRouteThreads)
   wait_for_producers();
   let_dependents_start();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, pairs = tokens * o.top_k, chunks = (pairs + 31) / 32;
-  if (const int token = blockIdx.x * kRouteWarps + warp; token < tokens) choose<kGateParts>(out, partial, bias, forced, token, tokens, o, lane);
+  if (const int token = blockIdx.x * kRouteWarps + warp; token < tokens)
+    choose<kGateParts>(out, partial, bias, forced, token, tokens, o, lane);
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) last = atomicAdd(out.num_runs + 1, 1) == int(gridDim.x) - 1;

@@ -25,7 +25,8 @@ __global__ void __launch_bounds__(kChooseThreads)
   wait_for_producers();
   let_dependents_start();
   const int first = chunks.first(blockIdx.x), here = chunks.tokens(blockIdx.x, tokens);
-  for (int i = threadIdx.x / 32; i < here; i += kChooseThreads / 32) choose<kManyGateParts>(out, partial, bias, forced, first + i, tokens, o, threadIdx.x % 32);
+  for (int i = threadIdx.x / 32; i < here; i += kChooseThreads / 32)
+    choose<kManyGateParts>(out, partial, bias, forced, first + i, tokens, o, threadIdx.x % 32);
   __syncthreads();
   for (int i = threadIdx.x; i < here * o.top_k; i += kChooseThreads)
     if (const int expert = out.experts[first * o.top_k + i]; expert >= 0) atomicAdd(&counts[expert], 1);
@@ -56,7 +57,7 @@ __global__ void __launch_bounds__(1024)
   if (quarter == 0) firsts[expert] = first;
   constexpr int kSize = kGemmRunTokens;
   const int runs = (count + kSize - 1) / kSize, shared_runs = o.shared ? (tokens + kSize - 1) / kSize : 0;
-  const int before = exclusive_scan<kExperts / 32>(runs, scratch, all);                     // its barriers also publish firsts
+  const int before = exclusive_scan<kExperts / 32>(runs, scratch, all);      // its barriers also publish firsts
   const int step = shared_runs > 0 ? (all + shared_runs) / shared_runs : 0;  // shared run s is number s · step
   auto number = [&](int routed) { return routed + (step < 2 ? shared_runs : min(routed / (step - 1) + 1, shared_runs)); };
   for (int i = 0; i < runs; ++i) out.runs[number(before + i)] = ExpertRun{expert, first + i * kSize, min(kSize, count - i * kSize), 0};
@@ -120,8 +121,8 @@ cudaError_t route_many(const Routed& out, const float* partial, const float* bia
   const Chunks chunks{size, tokens / size};
   const size_t shared = size_t((2 * size * options.top_k + 31) / 32) * kExperts * sizeof(int);
   if (chunks.count < 1 || shared > 160 * 1024) return cudaErrorInvalidValue;
-  cudaError_t status =
-      start(choose_kernel, dim3(unsigned(chunks.count)), kChooseThreads, 0, stream, true, out, partial, bias, forced, tokens, options, chunks);
+  cudaError_t status = start(choose_kernel, dim3(unsigned(chunks.count)), kChooseThreads, 0, stream, true, out, partial, bias, forced,
+                             tokens, options, chunks);
   if (status == cudaSuccess) status = start(runs_kernel, dim3(1), 1024, 0, stream, true, out, tokens, options, chunks);
   if (status == cudaSuccess)
     status = start(place_kernel, dim3(unsigned(chunks.count)), kThreads, shared, stream, true, out, tokens, options, chunks);
