@@ -19,7 +19,7 @@ class CudaBackend final : public Backend {
   /// Host memory may be read or written at once on return, on both sides.
   void copy(TensorView dst, TensorView src) override;
   Buffer staging(size_t bytes) override;
-  /// From pinned memory on a stream of its own, which all other operations wait for.
+  /// From pinned memory on a stream of its own, which all other operations but copies from the host wait for.
   uint64_t upload(TensorView dst, TensorView src) override;
   bool uploaded(uint64_t number) override;
   void await_upload(uint64_t number) override;
