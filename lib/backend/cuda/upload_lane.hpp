@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <atomic>
 #include <memory>
 
 #include "core/buffer.hpp"
@@ -43,6 +44,7 @@ class UploadLane : public std::enable_shared_from_this<UploadLane> {
   cudaEvent_t before_ = nullptr;
   std::array<cudaEvent_t, kEvents> events_{};
   uint64_t begun_ = 0, ended_ = 0;
+  mutable std::atomic<bool> stuck_ = false;  // waited for in vain: every other block would wait as long
 };
 
 }  // namespace dsinfer::cuda
