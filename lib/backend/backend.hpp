@@ -63,8 +63,8 @@ class DSINFER_INTERNAL Backend {
   /// Host memory for bytes on their way here, page-aligned, not zeroed: pinned where the device takes it faster from there. May outlive the backend; what upload()
   /// still reads from it when it is given back has ended by then. Throws out_of_memory naming the bytes.
   virtual Buffer staging(size_t bytes);
-  /// As copy() from dense memory of staging() to where nothing asked for before writes or reads, beside the other operations where the backend can: what is asked for
-  /// later finds dst filled, and src must stay as it is until uploaded(), with the number given. Other host memory is copied before the return. Not within run().
+  /// As copy() from dense memory of staging() to where nothing asked for before writes or reads, beside the other operations where the backend can: what reads dst
+  /// later finds it filled (a copy() to it may overtake), and src must stay as it is until uploaded(), with the number given. Other host memory is copied before the return. Not within run().
   virtual uint64_t upload(TensorView dst, TensorView src);
   /// Whether the uploads up to that one have ended. Never waits. 0: always.
   virtual bool uploaded(uint64_t /*upload*/) { return true; }

@@ -25,7 +25,7 @@ DSINFER_INTERNAL int64_t arena_bytes(const ModelConfig& config, const RankPlan& 
 /// The arena and the rotary table.
 DSINFER_INTERNAL int64_t activation_bytes(const ModelConfig& config, const RankPlan& rank, const StepLimits& limits, int64_t element, bool exchange);
 
-/// At least what the CUDA backend's blocks for Hopper take of the arena (backend/cuda/hopper_room.cpp lays it out; a test holds the two together), for any dimensions.
+/// At least what the CUDA backend's blocks for Hopper take of the arena (backend/cuda/hopper_room.cpp lays it out; a test holds the two together), up to 262,144 positions.
 DSINFER_INTERNAL int64_t block_scratch_bytes(const ModelConfig& config, const RankPlan& rank, const StepLimits& limits);
 /// At least what a rank on those blocks holds beside weights and cache: arena, rotary table and the backend's own.
 DSINFER_INTERNAL int64_t block_activation_bytes(const ModelConfig& config, const RankPlan& rank, const StepLimits& limits);
