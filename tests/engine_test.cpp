@@ -104,6 +104,8 @@ TEST(Engine, EndsAtTheTokensOfGenerationConfigToo) {
   const size_t first = static_cast<size_t>(std::find(tokens.begin(), tokens.end(), tokens[4]) - tokens.begin());
   EXPECT_EQ(outcome.last().reason, FinishReason::stop);
   EXPECT_EQ(outcome.last().completion_tokens, static_cast<int64_t>(first) + 1);
+  std::ofstream(file) << R"({"eos_token_id": [-1, )" << (int64_t{1} << 32) + tokens[4] << "]}";
+  EXPECT_EQ(run(1, options, {request}).outcomes[0].last().completion_tokens, 8);
   std::ofstream(file) << R"({"eos_token_id": "one"})";
   on_threads(1, [&](World& world) {
     try {
