@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(HeadShape<kColumns>::kThreads, 1) head_kernel(
     float sum[kRowTiles][kColumns / 2];
     for (int step = 0; step < steps; ++step) {
       asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
-      publish_to_wgmma();
-      asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory");
+      fence_async_proxy();
+      named_sync(group + 1, 128);
       const uint32_t weights = ring + uint32_t(stage) * Shape::kStageBytes, tokens = weights + Shape::kWeightBytes;
       wgmma_begin();
 #pragma unroll

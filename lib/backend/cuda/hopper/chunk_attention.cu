@@ -116,8 +116,8 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
   }
 
   take_registers<240>();
-  auto my_turn = [&] { asm volatile("bar.sync %0, 256;" ::"r"(group + 1) : "memory"); };
-  auto your_turn = [&] { asm volatile("bar.arrive %0, 256;" ::"r"((group ^ 1) + 1) : "memory"); };
+  auto my_turn = [&] { named_sync(group + 1, 256); };
+  auto your_turn = [&] { named_arrive((group ^ 1) + 1, 256); };
   if (group == 1) your_turn();
   RingPlace<1> query_place;
   RingPlace<kStages> key_place, value_place;
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
       if (a.rope) angles.load(a, row0 - g, lane);
       barrier_wait(query_full, query_place.parity);
       q.load(query, kColumnBytes, group * 64 + warp * 16, lane);
-      publish_to_wgmma();  // read, before the next queries are copied there
+      fence_async_proxy();  // read, before the next queries are copied there
       __syncwarp();
       if (lane == 0) barrier_arrive(query_empty);
       query_place.next();
@@ -263,11 +263,8 @@ __global__ void __launch_bounds__(384, 1) chunk_kernel(const __grid_constant__ C
           const float* v = out + (q * 4 + i) * 8 + half * 2;
           word[i] = pack_e4m3(v[0] * to_bytes, v[1] * to_bytes, v[4] * to_bytes, v[5] * to_bytes);  // channels 2t, 2t + 1 of two eights
         }
-        transpose_quad(word, t);
-        if (token < a.tokens)
-          *reinterpret_cast<uint4*>(o + (q * 4 + t) * 16) =
-              uint4{__byte_perm(word[0], word[1], 0x5410), __byte_perm(word[2], word[3], 0x5410), __byte_perm(word[0], word[1], 0x7632),
-                    __byte_perm(word[2], word[3], 0x7632)};
+        const uint4 bytes = join_eights(word, t);
+        if (token < a.tokens) *reinterpret_cast<uint4*>(o + (q * 4 + t) * 16) = bytes;
       }
       if (t == 0 && token < a.tokens) a.o_scale[size_t(token) * a.heads + w.head] = s;
     }

@@ -40,6 +40,13 @@ __device__ inline void store_matrices(uint32_t to, uint32_t a, uint32_t b, uint3
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+/// Ordinary accesses to shared memory before it come before those that wgmma and the copy engine make after the barrier that follows.
+__device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+/// Barriers 1 … 15 of a block, for some of its threads: who syncs waits until that many have arrived or synced.
+__device__ inline void named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+__device__ inline void named_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+
 /// Programmatic dependent launch: the next kernel's blocks may start now / the kernels before this one are done and their writes visible.
 /// Before wait_for_producers a kernel may read weights only; mla_kernel also what calls before the last one wrote.
 __device__ inline void let_dependents_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
@@ -60,6 +67,10 @@ __device__ inline uint32_t pack_e4m3(float a, float b, float c, float d) {
 __device__ inline uint32_t pack_bf16(float a, float b) {
   __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
   return *reinterpret_cast<uint32_t*>(&v);
+}
+/// silu(gate) · up of two neighbours.
+__device__ inline uint32_t swiglu(const float* gate, const float* up) {
+  return pack_bf16(__fdividef(gate[0], 1.0f + __expf(-gate[0])) * up[0], __fdividef(gate[1], 1.0f + __expf(-gate[1])) * up[1]);
 }
 __device__ inline float bf16_low(uint32_t v) { return __uint_as_float(v << 16); }
 __device__ inline float bf16_high(uint32_t v) { return __uint_as_float(v & 0xffff0000u); }

@@ -56,7 +56,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) fp8_gemm_kernel(const __gr
     take_registers<Shape::kConsumerRegisters>();
     RingPlace<kStages> place;
     const uint32_t tokens0 = (ring + group * 64 * 128) >> 4, weights0 = (ring + Shape::kTokenBytes) >> 4;
-    auto descriptor = [](uint32_t sixteenths) { return uint64_t(1024 >> 4 | 1u << 30) << 32 | (sixteenths | 1u << 16); };
     auto release = [&] {
       if constexpr (kCluster > 1) {
         if (lane < kCluster) barrier_arrive_at(empty + place.stage * 8, uint32_t(lane));
@@ -94,7 +93,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) fp8_gemm_kernel(const __gr
           wgmma_begin();
 #pragma unroll
           for (int k = 0; k < 4; ++k)  // i: the group kConsumers further on
-            wgmma_fp8(dot, descriptor(x_tile + i * kConsumers * 512 + k * 2), descriptor(w_tile + k * 2), k > 0);
+            wgmma_fp8(dot, tile_descriptor(x_tile + i * kConsumers * 512 + k * 2), tile_descriptor(w_tile + k * 2), k > 0);
           wgmma_commit();
           float r[2][2];  // row half, then gate or up
 #pragma unroll

@@ -4,10 +4,6 @@
 
 namespace dsinfer::hopper {
 
-__device__ inline void store_box(const CUtensorMap& map, int column, int row, uint32_t from) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(column), "r"(row), "r"(from)
-               : "memory");
-}
 
 /// A warp's 16 rows of the output from row `first`, of which `count` exist; columns from `column`. All there: through `buffer` and the copy
 /// engine, while the warp goes on with the next tile. Otherwise the lanes write them, since what lies behind belongs to another run.
@@ -18,7 +14,7 @@ __device__ inline void store_rows(const GemmArgs& a, const float (&sum)[64], int
   auto value = [&](int j, int half) {  // columns 8 j + 2 t and the next, row g + 8 · half
     const float* s = sum + j * 4 + half * 2;
     if constexpr (Shape::kGated)
-      return pack_bf16(__fdividef(s[0], 1.0f + __expf(-s[0])) * s[32], __fdividef(s[1], 1.0f + __expf(-s[1])) * s[33]);
+      return swiglu(s, s + 32);
     else
       return pack_bf16(s[0], s[1]);
   };
@@ -26,7 +22,7 @@ __device__ inline void store_rows(const GemmArgs& a, const float (&sum)[64], int
     constexpr int kAtATime = Shape::kOutBoxes * 64;
 #pragma unroll
     for (int c = 0; c < Shape::kColumns; c += kAtATime) {
-      if (lane == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");  // what was stored last has left the buffer
+      if (lane == 0) await_store_reads();  // what was stored last has left the buffer
       __syncwarp();
 #pragma unroll
       for (int j = 0; j < kAtATime / 8; j += 2) {
@@ -34,12 +30,12 @@ __device__ inline void store_rows(const GemmArgs& a, const float (&sum)[64], int
         store_matrices(buffer + j / 8 * Shape::kOutBoxBytes + lane % 16 * 128 + unit * 16, value(tile, 0), value(tile, 1),
                        value(tile + 1, 0), value(tile + 1, 1));
       }
-      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+      fence_async_proxy();
       __syncwarp();
       if (lane == 0) {
 #pragma unroll
         for (int i = 0; i < kAtATime; i += 64) store_box(a.y, column + c + i, first, buffer + i / 64 * Shape::kOutBoxBytes);
-        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+        commit_stores();
       }
     }
   } else if (count > 0) {

@@ -188,8 +188,8 @@ __global__ void __launch_bounds__(TileShape<kColumns>::kThreads, 1) fp8_tile_ker
     for (int step = 0; step < steps; ++step) {
       const float sw0 = scale0[step * kParts], sw1 = scale1[step * kParts];
       asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
-      publish_to_wgmma();
-      asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory");
+      fence_async_proxy();
+      named_sync(group + 1, 128);
       float dot[kTokenTiles * 4];
       const uint32_t weights = ring + uint32_t(stage) * Shape::kStageBytes, tokens = weights + Shape::kWeightBytes;
       wgmma_begin();

@@ -103,7 +103,6 @@ __global__ void __launch_bounds__(384, 1) fp8_wide_kernel(const __grid_constant_
   wait_for_producers();
   const int turn = kTurns == 2 ? group : 0, my_blocks = blocks / kTurns;
   const uint32_t weights0 = ring >> 4, tokens0 = (ring + S::kWeightBytes + (kTurns == 1 ? group * 64 * 128 : 0)) >> 4;
-  auto descriptor = [](uint32_t sixteenths) { return uint64_t(1024 >> 4 | 1u << 30) << 32 | (sixteenths | 1u << 16); };
   float* const sums = reinterpret_cast<float*>(raw + (ring - raw_address) + S::kSums) + thread;
   const int last_scale = (a.n - 1) / 128;
   place.stage = turn;
@@ -143,7 +142,7 @@ __global__ void __launch_bounds__(384, 1) fp8_wide_kernel(const __grid_constant_
       float dot[kEights * 4];
       wgmma_begin();
 #pragma unroll
-      for (int k = 0; k < 4; ++k) wgmma_fp8(dot, descriptor(x_tile + k * 2), descriptor(w_tile + k * 2), k > 0);
+      for (int k = 0; k < 4; ++k) wgmma_fp8(dot, tile_descriptor(x_tile + k * 2), tile_descriptor(w_tile + k * 2), k > 0);
       wgmma_commit();
       const float s0 = __shfl_sync(~0u, x_now[0], b % 4, 4), s1 = __shfl_sync(~0u, x_now[1], b % 4, 4);
       float scale0[kScales], scale1[kScales];
@@ -168,16 +167,16 @@ __global__ void __launch_bounds__(384, 1) fp8_wide_kernel(const __grid_constant_
 
     if constexpr (kTurns == 2) {  // barriers 1: the sums of the second are there; 2: their place is free
       if (group == 1) {
-        if (tile != int(blockIdx.x)) asm volatile("bar.sync 2, 256;" ::: "memory");
+        if (tile != int(blockIdx.x)) named_sync(2, 256);
 #pragma unroll
         for (int i = 0; i < kEights * 4; ++i) sums[i * 128] = sum[i];
-        asm volatile("bar.arrive 1, 256;" ::: "memory");
+        named_arrive(1, 256);
         continue;
       }
-      asm volatile("bar.sync 1, 256;" ::: "memory");
+      named_sync(1, 256);
 #pragma unroll
       for (int i = 0; i < kEights * 4; ++i) sum[i] += sums[i * 128];
-      if (tile + int(gridDim.x) < num_tiles) asm volatile("bar.arrive 2, 256;" ::: "memory");
+      if (tile + int(gridDim.x) < num_tiles) named_arrive(2, 256);
     }
     constexpr int kUnits = kHalf / 8;  // of 16 bytes of a token
 #pragma unroll
@@ -193,7 +192,7 @@ __global__ void __launch_bounds__(384, 1) fp8_wide_kernel(const __grid_constant_
           const float* s = sum + (q + j) * 4 + half * 2;
           if constexpr (kGated) {
             const float* up = s + kUnits * 4;
-            word[j] = pack_bf16(__fdividef(s[0], 1.0f + __expf(-s[0])) * up[0], __fdividef(s[1], 1.0f + __expf(-s[1])) * up[1]);
+            word[j] = swiglu(s, up);
           } else {
             word[j] = pack_bf16(s[0], s[1]);
           }

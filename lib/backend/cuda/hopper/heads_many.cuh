@@ -198,9 +198,7 @@ __global__ void __launch_bounds__(384, 1) expand_many_kernel(const __grid_consta
         const float* s = sum + (q * 8 + j * 2) * 4 + half * 2;
         word[j] = pack_e4m3(s[0] / scale, s[1] / scale, s[4] / scale, s[5] / scale);
       }
-      transpose_quad(word, t);
-      const uint4 bytes{__byte_perm(word[0], word[1], 0x5410), __byte_perm(word[2], word[3], 0x5410), __byte_perm(word[0], word[1], 0x7632),
-                        __byte_perm(word[2], word[3], 0x7632)};
+      const uint4 bytes = join_eights(word, t);
       if (token < a.tokens) *reinterpret_cast<uint4*>(out + q * 64 + t * 16) = bytes;
     }
     if (t == 0 && token < a.tokens) a.o_scale[size_t(token) * a.heads + head] = scale;

@@ -28,8 +28,6 @@ struct MlaShape {
   static_assert(kHeads * kSumStride * int(sizeof(float)) <= 2 * kTileBytes && kShared <= 227 * 1024);
 };
 
-__device__ inline void named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
-__device__ inline void named_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 enum MlaBarrier { kEvenReady = 1, kOddReady, kHalf, kBothHalves = kHalf + 2 };
 
 /// Place of 16-byte unit `unit` (0 … 7) of row `row` in a swizzled column.
@@ -91,7 +89,7 @@ struct MlaHalf {
     for (int j = 0; j < S::kColumns; ++j) {
       const int c = kHalfIndex == 0 ? j : (j + 4) % S::kColumns;  // in the order of their coming
       barrier_wait(full + c * 8, page / 2 % 2);
-      if constexpr (!kBf16Cache) publish_to_wgmma();
+      if constexpr (!kBf16Cache) fence_async_proxy();
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const uint64_t keys = tile_descriptor(tile + c * S::kColumnBytes + k * 32, 16);
@@ -116,7 +114,7 @@ struct MlaHalf {
     uint8_t* tile = part.generic + (part.tile(page) - part.base);
     for (int i = valid * 64 + int(threadIdx.x % 128); i < S::kPage * 64; i += 128)
       *reinterpret_cast<uint4*>(tile + i / 8 % 8 * S::kColumnBytes + i / 64 * 128 + i % 8 * 16) = uint4{};
-    publish_to_wgmma();
+    fence_async_proxy();
     named_sync(kHalf + kHalfIndex, 128);
   }
 
@@ -155,7 +153,7 @@ struct MlaHalf {
       store_matrices(shared + ((k * 2 + lane / 16) ^ turn) * 16, w[0], w[1], w[2], w[3]);
     }
     sum[0] = sum[0] * shrink[0] + more[0], sum[1] = sum[1] * shrink[1] + more[1];
-    publish_to_wgmma();
+    fence_async_proxy();
     if constexpr (!kBf16Cache) named_sync(kHalf + kHalfIndex, 128);
     named_arrive(kHalfIndex == 0 ? kEvenReady : kOddReady, 256);
   }

@@ -2,7 +2,6 @@
 #include "row_stages.hpp"
 #include "row_values.cuh"
 #include "tma.cuh"
-#include "wgmma.cuh"
 
 namespace dsinfer::hopper {
 namespace {
@@ -63,7 +62,7 @@ __global__ void __launch_bounds__(kThreads + 32, 1) norm_many_kernel(const __gri
     return ring + place.stage * kRowBytes;
   };
   auto done = [&] {
-    publish_to_wgmma();  // what was read has arrived in registers before the copy engine writes there again
+    fence_async_proxy();  // what was read has arrived in registers before the copy engine writes there again
     __syncwarp();
     if (lane == 0) barrier_arrive(empty + place.stage * 8);
     place.next();
@@ -104,7 +103,7 @@ __global__ void __launch_bounds__(kThreads + 32, 1) norm_many_kernel(const __gri
     for (int i = 0; i < 8; ++i) square += v[i] * v[i];
     square = warp_sum(square);
     if (lane == 0) scratch[turn][threadIdx.x / 32] = square;
-    asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+    named_sync(1, kThreads);
     float total = 0;
 #pragma unroll
     for (int i = 0; i < kWarps; ++i) total += scratch[turn][i];

@@ -6,11 +6,6 @@
 namespace dsinfer::hopper {
 namespace {
 
-/// From shared memory as they lie, a multiple of 16.
-__device__ void store_bytes(void* to, uint32_t from, int bytes) {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes) : "memory");
-}
-
 // A block, one warp: a token's row and scales once into shared memory, from there to each of its positions, a lane a position. The copy
 // engine moves the bytes; blocks are many, so that it always has some.
 __global__ void __launch_bounds__(32)
@@ -36,7 +31,8 @@ __global__ void __launch_bounds__(32)
   if (position < 0) return;  // a padding row's pairs go nowhere
   store_bytes(sorted + position * k, row, k);
   store_bytes(sorted_scale + position * blocks, row + k, blocks * 4);
-  asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+  commit_stores();
+  await_store_reads();
 }
 
 }  // namespace

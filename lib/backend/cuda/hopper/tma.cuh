@@ -55,6 +55,17 @@ __device__ inline void copy_box_once(uint32_t to, const CUtensorMap& map, int co
       "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(kEvictFirst)
       : "memory");
 }
+/// Back to memory; a thread's stores are complete, or done with shared memory, by the groups in which it committed them.
+__device__ inline void store_bytes(void* to, uint32_t from, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes) : "memory");
+}
+__device__ inline void store_box(const CUtensorMap& map, int column, int row, uint32_t from) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(column), "r"(row), "r"(from)
+               : "memory");
+}
+__device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+__device__ inline void await_store_reads() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
 template <int kRegisters>
 __device__ inline void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -85,6 +96,14 @@ __device__ inline void transpose_quad(uint32_t (&v)[4], int t) {
     const uint32_t other = __shfl_xor_sync(~0u, t & 2 ? v[i] : v[i + 2], 2);
     (t & 2 ? v[i] : v[i + 2]) = other;
   }
+}
+
+/// Of 64 channels of E4M3 in eights, word i of lane t of four neighbours has channels 2t and 2t + 1 of the eights 2i and 2i + 1; gives the
+/// eights 2t and 2t + 1.
+__device__ inline uint4 join_eights(uint32_t (&word)[4], int t) {
+  transpose_quad(word, t);
+  return {__byte_perm(word[0], word[1], 0x5410), __byte_perm(word[2], word[3], 0x5410), __byte_perm(word[0], word[1], 0x7632),
+          __byte_perm(word[2], word[3], 0x7632)};
 }
 
 }  // namespace dsinfer::hopper
