@@ -70,19 +70,10 @@ int64_t block_scratch_bytes(const ModelConfig& c, const RankPlan& r, const StepL
 int64_t block_activation_bytes(const ModelConfig& c, const RankPlan& r, const StepLimits& limits) {
   // Tiles of products, partial sums of attention and sampling, parameters of launches, for 144 multiprocessors. Source: CudaBackend's constructor, Device::make().
   constexpr int64_t kBackendBytes = 100'000'000;
-  const int64_t T = limits.max_tokens, R = limits.max_sequences;
   ArenaSum sum(4);
-  sum.words({T});                      // tokens
-  sum.words({T});                      // positions
-  sum.words({T, limits.max_pages()});  // block_table
-  sum.words({T, c.hidden_size});       // the residual
+  sum.raw({batch_bytes(c, r, limits, 4)});
+  sum.words({limits.max_tokens, c.hidden_size});  // the residual
   sum.raw({block_scratch_bytes(c, r, limits)});
-  if (r.last_stage) {
-    sum.words({R});
-    sum.words({R, c.hidden_size});
-    sum.words({R, r.vocab.size()});
-    sum.words({r.tp, R, r.vocab.size()});
-  }
   sum.words({limits.max_len, c.qk_rope_head_dim});
   return sum.bytes() + kBackendBytes;
 }

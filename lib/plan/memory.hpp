@@ -22,6 +22,8 @@ struct StepLimits {
 /// Bytes of the engine's arena (model/workspace.cpp lays it out; a test holds the two together). `element`: 4 on the CPU, 2 where activations are BF16;
 /// router scores, softmax statistics and logits are f32 everywhere. `exchange`: with the rows that experts' ranks send each other.
 DSINFER_INTERNAL int64_t arena_bytes(const ModelConfig& config, const RankPlan& rank, const StepLimits& limits, int64_t element, bool exchange);
+/// Of that, a batch as it comes in and the rows of logits that come out.
+DSINFER_INTERNAL int64_t batch_bytes(const ModelConfig& config, const RankPlan& rank, const StepLimits& limits, int64_t element);
 /// The arena and the rotary table.
 DSINFER_INTERNAL int64_t activation_bytes(const ModelConfig& config, const RankPlan& rank, const StepLimits& limits, int64_t element, bool exchange);
 

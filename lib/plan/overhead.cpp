@@ -37,12 +37,25 @@ bool has_low_latency(const Shape& shape, const Fleet& fleet) {
 
 }  // namespace
 
-int64_t arena_bytes(const ModelConfig& c, const RankPlan& r, const StepLimits& limits, int64_t element, bool exchange) {
-  const int64_t T = limits.max_tokens, R = limits.max_sequences, H = c.hidden_size, heads = r.heads.size();
+int64_t batch_bytes(const ModelConfig& c, const RankPlan& r, const StepLimits& limits, int64_t element) {
+  const int64_t T = limits.max_tokens, R = limits.max_sequences;
   ArenaSum sum(element);
   sum.words({T});                      // tokens
   sum.words({T});                      // positions
   sum.words({T, limits.max_pages()});  // block_table
+  if (r.last_stage) {
+    sum.words({R});  // logit_rows
+    sum.rows({R, c.hidden_size});
+    sum.words({R, r.vocab.size()});
+    sum.words({r.tp, R, r.vocab.size()});
+  }
+  return sum.bytes();
+}
+
+int64_t arena_bytes(const ModelConfig& c, const RankPlan& r, const StepLimits& limits, int64_t element, bool exchange) {
+  const int64_t T = limits.max_tokens, H = c.hidden_size, heads = r.heads.size();
+  ArenaSum sum(element);
+  sum.raw({batch_bytes(c, r, limits, element)});
   for (int i = 0; i < 3; ++i) sum.rows({T, H});  // x, h, branch
 
   sum.rows({T, c.q_lora_rank + c.cache_dim()});
@@ -75,12 +88,6 @@ int64_t arena_bytes(const ModelConfig& c, const RankPlan& r, const StepLimits& l
         sum.rows({count, H});
       }
     }
-  }
-  if (r.last_stage) {
-    sum.words({R});  // logit_rows
-    sum.rows({R, H});
-    sum.words({R, r.vocab.size()});
-    sum.words({r.tp, R, r.vocab.size()});
   }
   return sum.bytes();
 }
