@@ -13,8 +13,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-uint64_t nanoseconds(Leader::Clock::duration d) { return static_cast<uint64_t>(std::chrono::nanoseconds(d).count()); }
-
 SchedulerOptions scheduler_options(const Model& model, const EngineOptions& o) {
   const ForwardOptions& f = model.options();
   return {model.plan().dp, o.micro_batches > 0 ? o.micro_batches : model.plan().micro_batches, f.max_tokens, f.max_sequences, model.max_len(), f.page_size, model.num_pages(), o.shuffle_pages};

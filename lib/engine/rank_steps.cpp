@@ -10,8 +10,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-uint64_t nanoseconds(Clock::duration d) { return static_cast<uint64_t>(std::chrono::nanoseconds(d).count()); }
-
 int64_t agree_on_id_limit(World& world, int64_t limit, const std::optional<Tokenizer>& tokenizer) {
   if (world.rank() == 0 && tokenizer) limit = std::min<int64_t>(limit, tokenizer->id_limit());
   return std::stoll(world.broadcast(std::to_string(limit), 0));

@@ -1,5 +1,6 @@
 /// RankSteps: one rank's part of every batch: the forward pass, and the choice of tokens where the logits are.
 #pragma once
+#include <chrono>
 #include <optional>
 #include <vector>
 
@@ -9,6 +10,8 @@
 #include "model/model.hpp"
 
 namespace dsinfer {
+
+inline uint64_t nanoseconds(std::chrono::steady_clock::duration d) { return static_cast<uint64_t>(std::chrono::nanoseconds(d).count()); }
 
 /// Driven by one thread.
 class RankSteps {
