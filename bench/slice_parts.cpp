@@ -160,23 +160,23 @@ std::map<std::string, double> SliceParts::time(int64_t batch, int64_t kv) {
     if (!blocks_->head(logits, normed, head)) backend_->linear(logits, normed, head);
   });
   const TensorView answers = make(DType::i32, {batch, survey_words(kMostBest)}), asks = make(DType::i32, {batch, kAskWords});
-  const auto survey = [&](const LogitAsk& ask, int sums) {
+  const auto survey = [&](const LogitAsk& ask) {
     std::vector<int32_t> words(static_cast<size_t>(batch * kAskWords));
     for (int64_t i = 0; i < batch; ++i) std::memcpy(words.data() + i * kAskWords, &ask, sizeof ask);
     backend_->copy(asks, TensorView::of(words.data(), {batch, kAskWords}));
     constexpr int kSurveys = 8;
     return repeat(20, [&] {
-      backend_->run({key + (sums ? 5 : 4), 0}, [&] {
-        for (int i = 0; i < kSurveys; ++i) backend_->survey_logits(answers, logits, asks, vocab, sums);
+      backend_->run({key + (ask.sums ? 5 : 4), 0}, [&] {
+        for (int i = 0; i < kSurveys; ++i) backend_->survey_logits(answers, logits, asks, vocab);
       });
     }) / kSurveys;
   };
-  us["survey_greedy"] = survey({}, 0);
+  us["survey_greedy"] = survey({});
   LogitAsk drawn;
   drawn.temperature = 0.6f;
   drawn.best = static_cast<uint16_t>(kMostBest);
   drawn.sums = LogitAsk::kTemperedMass;
-  us["survey_drawn"] = survey(drawn, LogitAsk::kTemperedMass);
+  us["survey_drawn"] = survey(drawn);
   std::vector<int32_t> host(static_cast<size_t>(batch * survey_words(1)));
   const TensorView few(answers.data, DType::i32, {batch, survey_words(1)}, answers.place);
   us["answer"] = repeat(40, [&] { backend_->copy(TensorView::of(host.data(), {batch, survey_words(1)}), few); });

@@ -27,13 +27,12 @@ class LogitOps : public Ops {
   std::vector<Answer> survey(const std::vector<float>& logits, const std::vector<LogitAsk>& asks, int64_t id_limit) {
     const auto rows = static_cast<int64_t>(asks.size()), vocab = static_cast<int64_t>(logits.size()) / rows;
     int64_t most = 1;
-    int sums = 0;
     std::vector<int32_t> words(static_cast<size_t>(rows * kAskWords));
-    for (size_t i = 0; i < asks.size(); ++i) most = std::max<int64_t>(most, asks[i].best), sums |= asks[i].sums;
+    for (size_t i = 0; i < asks.size(); ++i) most = std::max<int64_t>(most, asks[i].best);
     std::memcpy(words.data(), asks.data(), words.size() * sizeof(int32_t));
     const int64_t width = survey_words(most);
     const TensorView out = up(std::vector<int32_t>(static_cast<size_t>(rows * width), 0x7f7f7f7f), {rows, width});
-    EXPECT_TRUE(backend->survey_logits(out, up(logits, {rows, vocab}), up(words, {rows, kAskWords}), id_limit, sums));
+    EXPECT_TRUE(backend->survey_logits(out, up(logits, {rows, vocab}), up(words, {rows, kAskWords}), id_limit));
     const std::vector<int32_t> found = down<int32_t>(out);
     std::vector<Answer> answers(asks.size());
     for (size_t i = 0; i < asks.size(); ++i) {

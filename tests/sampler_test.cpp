@@ -241,8 +241,7 @@ std::optional<Choice> by_survey(Sampler& sampler, int64_t position, const std::v
   const auto backend = make_backend("cpu", {});
   std::vector<int32_t> words(kAskWords), out(static_cast<size_t>(survey_words(ask.best)));
   std::memcpy(words.data(), &ask, sizeof ask);
-  backend->survey_logits(TensorView::of(out.data(), {1, survey_words(ask.best)}), TensorView::of(logits.data(), {1, vocab}), TensorView::of(words.data(), {1, kAskWords}), sampler.id_limit(),
-                         ask.sums);
+  backend->survey_logits(TensorView::of(out.data(), {1, survey_words(ask.best)}), TensorView::of(logits.data(), {1, vocab}), TensorView::of(words.data(), {1, kAskWords}), sampler.id_limit());
   LogitSummary summary;
   std::memcpy(static_cast<void*>(&summary), out.data(), sizeof summary);
   return sampler.choose(1, position, summary, {reinterpret_cast<const LogitCandidate*>(out.data() + kSummaryWords), static_cast<size_t>(summary.count)});

@@ -131,9 +131,9 @@ class DSINFER_INTERNAL Backend {
     return false;
   }
   /// What sampling needs of rows of logits (logit_survey.hpp): each row's best ids below id_limit, best first, the lower id first on a tie, and its sums, in f64 in a
-  /// fixed order. logits [T,V] f32; asks [T,2] i32, LogitAsk; out [T,W] i32, LogitSummary and candidates; none of `asks` wants more than W has room for, nor a sum
-  /// that is not in `sums`. 0 < id_limit ≤ V. False where the backend has no such way, and nothing is done: the caller looks at the rows.
-  virtual bool survey_logits(TensorView /*out*/, TensorView /*logits*/, TensorView /*asks*/, int64_t /*id_limit*/, int /*sums*/) { return false; }
+  /// fixed order. logits [T,V] f32; asks [T,2] i32, LogitAsk; out [T,W] i32, LogitSummary and candidates; none of `asks` wants more than W has room for.
+  /// 0 < id_limit ≤ V. False where the backend has no such way, and nothing is done: the caller looks at the rows.
+  virtual bool survey_logits(TensorView /*out*/, TensorView /*logits*/, TensorView /*asks*/, int64_t /*id_limit*/) { return false; }
 };
 
 /// Page-aligned, not zeroed. Throws out_of_memory naming the bytes.

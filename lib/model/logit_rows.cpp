@@ -19,10 +19,8 @@ bool LogitRows::survey(TensorView logits, std::span<const LogitAsk> asks, int64_
   StepLap lap;
   std::vector<LogitAsk> sent(asks.begin(), asks.end());
   uint16_t best = 0;
-  int sums = 0;
   for (LogitAsk& ask : sent) {
     best = std::max(best, ask.best);
-    sums |= ask.sums;
     ask.best = std::max<uint16_t>(ask.best, 1);
   }
   if (best == 0) return false;
@@ -33,7 +31,7 @@ bool LogitRows::survey(TensorView logits, std::span<const LogitAsk> asks, int64_
   }
   words_ = survey_words(best);
   const TensorView answers(answers_.data, DType::i32, {rows, words_}, answers_.place);
-  if (!backend_->survey_logits(answers, logits, asks_.rows(0, rows), id_limit, sums)) return false;
+  if (!backend_->survey_logits(answers, logits, asks_.rows(0, rows), id_limit)) return false;
   lap(&StepTimes::head);
   host_.resize(static_cast<size_t>(rows * words_));
   backend_->copy(TensorView::of(host_.data(), {rows, words_}), answers);

@@ -44,7 +44,7 @@ class DSINFER_INTERNAL CpuBackend final : public Backend {
   void route(TensorView experts, TensorView weights, TensorView logits, TensorView bias, const GateOptions& gate) override;
   void gather_rows(TensorView out, TensorView x, TensorView rows) override;
   void scatter_add(TensorView out, TensorView x, TensorView rows, TensorView scale) override;
-  bool survey_logits(TensorView out, TensorView logits, TensorView asks, int64_t id_limit, int sums) override;
+  bool survey_logits(TensorView out, TensorView logits, TensorView asks, int64_t id_limit) override;
 
  private:
   /// Rows of activations as the products take them: as they are, or quantised for w8a8 (values, and a scale per row and column block).

@@ -54,7 +54,7 @@ void survey_row(int32_t* out, const float* logits, int64_t vocab, const LogitAsk
 
 }  // namespace
 
-bool CpuBackend::survey_logits(TensorView out, TensorView logits, TensorView asks, int64_t id_limit, int /*sums*/) {
+bool CpuBackend::survey_logits(TensorView out, TensorView logits, TensorView asks, int64_t id_limit) {
   expect(is(out, 2, DType::i32) && is(logits, 2) && is(asks, 2, DType::i32) && asks.dim(1) == kAskWords && out.dim(0) == logits.dim(0) && asks.dim(0) == logits.dim(0) && id_limit > 0 &&
              id_limit <= logits.dim(1),
          "survey_logits", {{"out", &out}, {"logits", &logits}, {"asks", &asks}});

@@ -55,7 +55,7 @@ class CudaBackend final : public Backend {
   void scatter_add(TensorView out, TensorView x, TensorView rows, TensorView scale) override;
   bool routed_experts(TensorView out, TensorView x, TensorView experts, TensorView weights, int64_t first_expert, std::span<const Weight> gate_up, std::span<const Weight> down,
                       const PairRoom& pairs) override;
-  bool survey_logits(TensorView out, TensorView logits, TensorView asks, int64_t id_limit, int sums) override;
+  bool survey_logits(TensorView out, TensorView logits, TensorView asks, int64_t id_limit) override;
 
  private:
   static constexpr size_t kTileBytes = size_t{1} << 20;  ///< of tiles: 87 thousand, the pairs of a step of 10,000 rows in the worst case

@@ -143,7 +143,6 @@ struct Survey {
   Rows<const float> logits;
   Rows<const int32_t> asks;
   int64_t rows, vocab, ids;  ///< ids: of the candidates and of tempered_mass
-  bool sums;                 ///< whether a row asks for one
   std::byte* scratch;
 };
 inline constexpr int64_t kSurveyRows = 512, kSurveyRowBytes = 32 * (40 + 96 * 8);

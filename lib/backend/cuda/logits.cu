@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kFinish, 1) finish_kernel(Survey s) {
     LogitSummary summary;
     summary.finite = finite;
     summary.count = finite ? want : 0;
-    if (finite && s.sums) {
+    if (finite && ask.sums != 0) {
       const Part& part = parts[threadIdx.x];
       const double above = part.top - static_cast<double>(best.value);
       if (ask.sums & LogitAsk::kMass) summary.mass = warp_sum(part.mass * exp(above));
