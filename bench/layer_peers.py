@@ -1,6 +1,7 @@
 """Peers' kernels of one call (data/peers.json) for layer_table.py: which part of a layer they stand beside, and the words that say so."""
-import json
 import re
+
+from tables import read_json
 
 EXPERTS = {"experts gate_up": (4096, 7168), "experts down": (7168, 2048)}
 
@@ -12,8 +13,7 @@ class Peers:
         self.file, self.times, self.hit = None, {}, {}
         if not path:
             return
-        with open(path, encoding="utf-8") as file:
-            self.file = json.load(file)
+        self.file = read_json(path)
         for row in self.file["peers"]:
             self.times[self._key(row)] = row["us"]
             if "experts_hit" in row:
