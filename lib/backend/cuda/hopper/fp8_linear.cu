@@ -35,7 +35,7 @@ cudaError_t dense(const LinearArgs& a, cudaStream_t stream) {
   if (a.tokens <= 16) return tile_linear<16, 5, 1, false, kGated>(a, 1, stream);
   if (a.tokens <= 32) return tile_linear<32, 4, 1, false, kGated>(a, 1, stream);
   if (a.tokens <= 64) return tile_linear<64, 3, 1, false, kGated>(a, 1, stream);
-  return tile_linear<128, 4, 1, false, kGated>(a, (a.tokens + 127) / 128, stream);
+  return tile_linear<128, 4, 1, false, kGated>(a, 1, stream);
 }
 
 template <bool kGated>
